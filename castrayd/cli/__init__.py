@@ -1,0 +1,1 @@
+"""The commands: `castrayd` runs the daemon, `castrayctl` talks to it."""

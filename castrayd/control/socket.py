@@ -1,0 +1,106 @@
+"""The control socket itself: claimed with a lock, so that it is never stolen from a live daemon."""
+
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from castrayd.errors import CastraydError, SettingsError, SettingsProblem
+
+__all__ = ("AlreadyRunningError", "claim")
+
+MAX_PATH_BYTES: Final = 107
+"""sun_path of unix(7), less the terminating zero."""
+BACKLOG: Final = 256
+
+
+class AlreadyRunningError(CastraydError):
+    """Raised when another daemon holds the socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"another castrayd serves {self.path}"
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[socket.socket]:
+    """Hold the lock beside `path` and listen on it; both are given back at the end.
+
+    Everybody may connect: who may do what is decided by the peer's credentials. Raises
+    `AlreadyRunningError`, and `SettingsError` for a path that cannot be used.
+    """
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        raise _unusable(path, f"longer than {MAX_PATH_BYTES} bytes")
+    try:
+        _make_folder(path.parent)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from error
+    try:
+        _lock(lock, path)
+        listener = _bind(path)
+        try:
+            yield listener
+        finally:
+            listener.close()
+            with contextlib.suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(lock)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder, open to all; one below /tmp must be ours alone."""
+    shared = folder.parent == Path("/tmp")  # noqa: S108
+    folder.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
+    if shared:
+        info = folder.lstat()
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
+            raise PermissionError(1, f"{folder} is not ours alone")
+
+
+def _lock(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AlreadyRunningError(str(path)) from None
+
+
+def _bind(path: Path) -> socket.socket:
+    """Bind anew; what is in the way is stale, or somebody else's live socket."""
+    if _answers(path):
+        raise AlreadyRunningError(str(path))
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            path.unlink()
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise _unusable(path, error.strerror or str(error)) from error
+    return listener
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except OSError as error:
+            return isinstance(error, (TimeoutError, BlockingIOError))
+    return True
+
+
+def _unusable(path: Path, why: str) -> SettingsError:
+    return SettingsError("control socket", (SettingsProblem(str(path), why),))

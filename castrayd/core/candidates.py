@@ -1,0 +1,99 @@
+"""Addresses and candidates: what the settings ask for, parsed and in order of preference."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from castrayd.core.states import Mode
+from castrayd.errors import AttachError, ErrorType, Fault, Phase
+
+__all__ = ("AUTO", "LOCAL", "Address", "Candidate", "candidate", "configured", "parse_address")
+
+AUTO: Final = "auto"
+"""As an address: nothing is configured, discovery alone decides."""
+
+_MAX_PORT: Final = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A place to attach to. `url` is what the operator wrote, without surrounding space."""
+
+    url: str
+    host: str
+    """Name or IP address; an IPv6 address without its brackets. Empty in local mode."""
+    port: int
+    mode: Mode
+
+
+LOCAL: Final = Address(url="local", host="", port=0, mode=Mode.LOCAL)
+"""The cluster that the session itself starts. Never parsed from text: only the policy makes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One address to try, and where it came from; with a fault instead where it is unusable."""
+
+    text: str
+    source: str
+    """`cli`, `env:RAY_ADDRESS`, `config`, `discovery:<kind>`, `request` or `local`."""
+    address: Address | None
+    fault: Fault | None = None
+
+
+def parse_address(text: str) -> Address:
+    """Parse `host:port`, `[v6]:port` or `ray://host:port`.
+
+    Raises `AttachError` (`address_invalid`). `local` is refused like any other word: no text
+    from outside may start a cluster.
+    """
+    url = text.strip()
+    rest, mode = (url[6:], Mode.CLIENT) if url.startswith("ray://") else (url, Mode.DRIVER)
+    host, colon, port = rest.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise _invalid(text, "write an IPv6 address in brackets, or drop the scheme")
+    if not colon or not host or not (port.isascii() and port.isdigit()):
+        raise _invalid(text, "expected host:port")
+    if any(c.isspace() or c in "/@?#" for c in host) or not 0 < int(port) <= _MAX_PORT:
+        raise _invalid(text, "expected host:port with a port from 1 to 65535")
+    return Address(url, host, int(port), mode)
+
+
+def _invalid(text: str, why: str) -> AttachError:
+    message = f"{text!r}: {why}"
+    return AttachError(Fault.of(ErrorType.ADDRESS_INVALID, Phase.DISCOVER, message))
+
+
+def candidate(text: str, source: str) -> Candidate:
+    """Make a candidate of `text`; a bad address becomes its fault, not an exception."""
+    try:
+        return Candidate(text, source, parse_address(text))
+    except AttachError as error:
+        return Candidate(text, source, None, error.fault)
+
+
+def configured(cli: str | None, env: str | None, config: Iterable[str]) -> tuple[Candidate, ...]:
+    """Candidates of the first source that names any: argument, `RAY_ADDRESS`, configuration.
+
+    `auto` in a source means that it names none and that the later sources are not asked.
+    """
+    sources: tuple[tuple[str, tuple[str, ...]], ...] = (
+        ("cli", (cli,) if cli else ()),
+        ("env:RAY_ADDRESS", (env,) if env else ()),
+        ("config", tuple(config)),
+    )
+    for source, texts in sources:
+        if texts:
+            return tuple(_unique(candidate(text, source) for text in texts if text != AUTO))
+    return ()
+
+
+def _unique(candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+    seen: set[str] = set()
+    for one in candidates:
+        key = one.text.strip()
+        if key not in seen:
+            seen.add(key)
+            yield one

@@ -1,0 +1,315 @@
+"""The composition root: puts the parts together, and starts and stops them in order.
+
+Order of start: settings, ledger, lock and socket, control API, supervisor, then what takes time
+(the gRPC library). Order of stop: supervisor (ends the session), control API, socket. `cli` alone
+calls `run`.
+"""
+
+import os
+import platform
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import structlog
+
+import castrayd
+from castrayd.control.access import AccessPolicy
+from castrayd.control.app import Control, serve
+from castrayd.control.bodies import ReloadReply, VersionDocument
+from castrayd.control.paths import default_socket_path
+from castrayd.control.socket import AlreadyRunningError, claim
+from castrayd.core import events as e
+from castrayd.core.snapshot import Snapshot
+from castrayd.core.states import State
+from castrayd.errors import SettingsError
+from castrayd.ledger import Ledger, Wish
+from castrayd.probe.grpc_library import load_grpc
+from castrayd.settings import Settings, changed, load
+from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.documents import Warning
+from castrayd.supervisor.service import AttachmentService, Identity
+from castrayd.supervisor.supervisor import Supervisor
+from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.logs import LogLevel, choose_format, configure
+from castrayd.telemetry.publisher import Publisher
+
+__all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
+
+EXIT_RUNNING: Final = 73
+EXIT_CONFIG: Final = 78
+
+log = structlog.get_logger("castrayd.daemon")
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What the command line asks for."""
+
+    config: Path | None = None
+    instance: str | None = None
+    overrides: Mapping[str, object] = field(default_factory=dict)
+    """Settings given as arguments, by dotted key; they win over file and environment."""
+    address: str | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+
+    def settings(self) -> tuple[Settings, tuple[str, ...]]:
+        """Load the settings as they are now, with warnings. Raises `SettingsError`."""
+        return load(self.config, self.environ, self.overrides)
+
+
+def run(request: RunRequest) -> int:
+    """Run the daemon until it is told to stop; returns the process's exit code."""
+    try:
+        settings, warnings = request.settings()
+        return anyio.run(partial(_main, request, settings, warnings), backend="asyncio")
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_CONFIG
+    except AlreadyRunningError as error:
+        sys.stderr.write(f"castrayd: {error}\n")
+        return EXIT_RUNNING
+
+
+async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> int:
+    daemon = _Daemon(request, settings, warnings)
+    try:
+        with claim(daemon.socket_path) as listener:
+            await daemon.serve(listener)
+    finally:
+        daemon.ledger.close()
+    return 0
+
+
+class _Daemon:
+    """All parts of one running daemon."""
+
+    def __init__(
+        self, request: RunRequest, settings: Settings, warnings: tuple[str, ...]
+    ) -> None:
+        self.request = request
+        self.settings = settings
+        self.clock = Clock()
+        self.level = LogLevel(settings.log.level)
+        _configure_logs(settings, self.level, self.clock)
+        self.socket_path = _socket_path(request, settings)
+        self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
+        events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
+        self.publisher = Publisher(events, self.clock)
+        wish = self.ledger.wish()
+        self.supervisor = Supervisor(
+            _connection(request, settings),
+            Snapshot(secrets.token_hex(4), since_s=self.clock.monotonic(), desired=wish.desired),
+            self.publisher,
+            self.clock,
+        )
+        identity = Identity(self.ledger.daemon_id(), self.clock.now(), self.clock.monotonic())
+        self.service = AttachmentService(
+            self.supervisor,
+            events,
+            self.clock,
+            identity,
+            wish,
+            self._store_wish,
+        )
+        control = settings.control
+        self._access = AccessPolicy.of(
+            control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
+        )
+        self._reloading = anyio.Lock()
+        self._warn(warnings)
+
+    async def _store_wish(self, wish: Wish) -> None:
+        await anyio.to_thread.run_sync(self.ledger.store_wish, wish)
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until a signal says stop; nothing is left when it returns."""
+        async with _signals() as signals, anyio.create_task_group() as tasks:
+            await tasks.start(serve, self._control(), listener)
+            self._greet()
+            async with anyio.create_task_group() as work:
+                work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
+                work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
+                work.start_soon(load_grpc, name="load-grpc")
+            tasks.cancel_scope.cancel()
+
+    async def _supervise(self, scope: anyio.CancelScope) -> None:
+        await self.supervisor.run()
+        scope.cancel()
+
+    async def _obey(
+        self, signals: AsyncIterator[signal.Signals], everything: anyio.CancelScope
+    ) -> None:
+        async with anyio.create_task_group() as tasks:
+            stopping = False
+            async for number in signals:
+                if number is signal.SIGHUP:
+                    tasks.start_soon(self._reload_by_signal)
+                elif stopping:
+                    everything.cancel()  # the second time is meant
+                else:
+                    stopping = True
+                    log.info("stopping", signal=number.name)
+                    self.supervisor.post(e.StopRequested(self.clock.monotonic()))
+                    tasks.start_soon(_cut_off, self.settings.daemon.stop_s, everything)
+
+    async def reload(self) -> ReloadReply:
+        """Take the settings as they are now. Raises `SettingsError` and then changes nothing."""
+        async with self._reloading:
+            new, warnings = await anyio.to_thread.run_sync(self.request.settings)
+            keys, restart = changed(self.settings, new)
+            connection = _connection(self.request, new)
+            reconnect = self._must_reconnect(connection)
+            self.settings = new
+            self.level.set(new.log.level)
+            self.supervisor.configure(connection)
+            self._warn(warnings)
+            await self.supervisor.ask(e.ConfigReloaded(self.clock.monotonic(), reconnect))
+        reply = ReloadReply(list(keys), reconnect, list(restart))
+        plain = {"changed": reply.changed, "reconnect": reconnect, "error": None}
+        self.publisher.config_reloaded(
+            plain, f"settings reloaded: {', '.join(keys) or 'as before'}"
+        )
+        return reply
+
+    async def _reload_by_signal(self) -> None:
+        try:
+            await self.reload()
+        except SettingsError as error:
+            plain = {"changed": [], "reconnect": False, "error": str(error)}
+            self.publisher.config_reloaded(plain, f"settings refused: {error}", "error")
+
+    def _must_reconnect(self, new: Connection) -> bool:
+        """Whether the session, or the lack of one, does not fit the new settings."""
+        old = self.supervisor.connection
+        performer = self.supervisor.performer
+        attachment = performer.attachment if performer else None
+        attached = self.service.snapshot.state in {State.CONNECTED, State.DEGRADED}
+        if attachment is None or not attached:
+            return old.aims(new)
+        return not (new.fits(old) and new.offers(attachment.attached.candidate))
+
+    def _control(self) -> Control:
+        return Control(
+            service=self.service,
+            access=self._access,
+            reload=self.reload,
+            log_level=self.level,
+            version=VersionDocument(
+                castrayd.__version__, platform.python_version(), 1, _installed("ray")
+            ),
+        )
+
+    def _greet(self) -> None:
+        connection = self.supervisor.connection
+        first = next(iter(connection.candidates(None)), None)
+        aim = f"{first.text} ({first.source})" if first else "no address configured"
+        log.info(
+            f"castrayd {castrayd.__version__} serves {self.socket_path}; "
+            f"aims at {aim}, namespace {connection.namespace}",
+            **{
+                "event.name": "castray.daemon.started",
+                "server.address": first.text if first else None,
+                "castray.address.source": first.source if first else None,
+                "castray.namespace": connection.namespace,
+            },
+        )
+
+    def _warn(self, ignored: tuple[str, ...]) -> None:
+        """Put the standing warnings into status, and into the log once."""
+        now = self.clock.now()
+        texts = [("setting_ignored", text) for text in ignored]
+        if self.ledger.set_aside is not None:
+            texts.append(
+                ("ledger_damaged", f"a damaged ledger was set aside: {self.ledger.set_aside}")
+            )
+        hints = {
+            "setting_ignored": "Remove the variable, or correct its name.",
+            "ledger_damaged": "Keep the file for a report; what was wanted before is forgotten.",
+        }
+        self.service.warnings = tuple(
+            Warning(code, "warning", text, hints[code], now) for code, text in texts
+        )
+        for code, text in texts:
+            log.warning(text, code=code)
+
+
+async def _cut_off(seconds: float, everything: anyio.CancelScope) -> None:
+    await anyio.sleep(seconds)
+    everything.cancel()
+
+
+@asynccontextmanager
+async def _signals() -> AsyncIterator[AsyncIterator[signal.Signals]]:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        yield signals
+
+
+def _connection(request: RunRequest, settings: Settings) -> Connection:
+    ray = settings.ray
+    return Connection(
+        cli_address=request.address,
+        env_address=request.environ.get("RAY_ADDRESS", "").strip() or None,
+        config_addresses=ray.addresses,
+        namespace=ray.namespace,
+        allow_local_start=ray.allow_local_start,
+        local_working_dir=_local_working_dir(settings),
+        env_vars=dict(ray.env_vars),
+        python=settings.session.python,
+        token_file=ray.token_file,
+        environ=request.environ,
+        deadlines=settings.deadlines_policy(),
+        policy=settings.policy(),
+    )
+
+
+def _local_working_dir(settings: Settings) -> str | None:
+    """Where castrayd was started, unless that is the root."""
+    chosen = settings.ray.local_working_dir or str(Path.cwd())
+    return None if chosen == "/" else chosen
+
+
+def _socket_path(request: RunRequest, settings: Settings) -> Path:
+    if settings.control.socket:
+        return Path(settings.control.socket)
+    return default_socket_path(request.instance, request.environ)
+
+
+def _state_dir(request: RunRequest, settings: Settings) -> Path:
+    """Find and make the folder for what lasts: settings, systemd, root's, the user's."""
+    chosen = settings.daemon.state_dir or request.environ.get("STATE_DIRECTORY")
+    if not chosen:
+        home = request.environ.get("XDG_STATE_HOME") or f"{Path.home()}/.local/state"
+        base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"
+        chosen = f"{base}/{request.instance}" if request.instance else base
+    path = Path(chosen)
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def _configure_logs(settings: Settings, level: LogLevel, clock: Clock) -> None:
+    bound: dict[str, Any] = {
+        "service.name": "castrayd",
+        "service.version": castrayd.__version__,
+        "host.name": socket.gethostname(),
+        "process.pid": os.getpid(),
+    }
+    configure(choose_format(settings.log.format, sys.stderr), level, clock.now, bound)
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

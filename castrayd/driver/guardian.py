@@ -1,0 +1,95 @@
+"""Takes away what a local cluster leaves: run as a process of its own, standard library alone.
+
+Ray's agents outlive their raylet by a minute, and each local start leaves a folder. This waits
+for the end of its standard input, which is the daemon's word or the daemon's death, then kills
+the session's process group and removes the session's folder. One path for both.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+
+__all__ = ("main",)
+
+
+def main(group: int, temp_dir: str) -> None:
+    """Wait for the end of standard input, then clean up after process group `group`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    while os.read(0, 4096):
+        pass
+    folders = _folders(temp_dir, group)
+    for _ in range(50):
+        left = _kill(group, folders)
+        if not left:
+            break
+        time.sleep(0.05)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    _tidy(temp_dir, folders)
+
+
+def _folders(temp_dir: str, group: int) -> list[str]:
+    """Find the session's folders: Ray puts the driver's pid, which leads the group, last."""
+    try:
+        names = os.listdir(temp_dir)
+    except OSError:
+        return []
+    return [
+        os.path.join(temp_dir, name)
+        for name in names
+        if name.startswith("session_2") and name.endswith(f"_{group}")
+    ]
+
+
+def _kill(group: int, folders: list[str]) -> bool:
+    """Kill the group, and what of the cluster has left it; returns whether anything was there."""
+    left = False
+    try:
+        os.killpg(group, signal.SIGKILL)
+        left = True
+    except OSError:
+        left = False
+    for pid in _of_cluster(folders):
+        try:
+            os.kill(pid, signal.SIGKILL)
+            left = True
+        except OSError:
+            continue
+    return left
+
+
+def _of_cluster(folders: list[str]) -> list[int]:
+    """Find our processes that carry a folder of the session on their command line."""
+    marks = [os.path.basename(folder).encode() for folder in folders]
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                line = file.read()
+            ours = os.stat(f"/proc/{name}").st_uid == os.geteuid()
+        except OSError:
+            continue
+        if ours and any(mark in line for mark in marks):
+            found.append(int(name))
+    return found
+
+
+def _tidy(temp_dir: str, folders: list[str]) -> None:
+    """Remove the links to what is gone, and the folder of them when nothing else is in it."""
+    latest = os.path.join(temp_dir, "session_latest")
+    try:
+        if os.path.realpath(latest) in {os.path.realpath(folder) for folder in folders}:
+            os.unlink(latest)
+        os.rmdir(temp_dir)
+    except OSError:
+        return
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2])

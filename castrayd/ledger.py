@@ -1,0 +1,124 @@
+"""The ledger: what must outlive the daemon, in SQLite (WAL).
+
+Holds the daemon's lasting id, what is desired and by whose wish, and the reach of the event
+numbers. Calls block on the disk: the daemon makes them from a thread, except while it starts.
+A damaged file is set aside and a new one begun; one that is newer than this code is refused.
+"""
+
+import sqlite3
+import uuid
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from castrayd.core.states import Desired
+from castrayd.errors import SettingsError, SettingsProblem
+
+__all__ = ("Ledger", "Wish")
+
+SCHEMA: Final = 1
+SEQ_BLOCK: Final = 1_000_000
+"""Event numbers are reserved a block a start, so that none is used twice without a write each."""
+
+_CREATE: Final = "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What an operator wants, who said so, and why."""
+
+    desired: Desired = Desired.UP
+    who: str = ""
+    reason: str = ""
+
+
+class Ledger:
+    """One open ledger. Not for use from two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.set_aside: Path | None = None
+        """Where a damaged file was moved, when there was one."""
+        self._db = self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise  # a full disk or a missing folder is no damage
+            self.set_aside = self.path.with_name(f"{self.path.name}.damaged-{uuid.uuid4().hex[:8]}")
+            self.path.rename(self.set_aside)
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(db)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA:
+            problem = SettingsProblem(
+                "daemon.state_dir", f"written by a newer castrayd ({version})"
+            )
+            raise SettingsError(str(self.path), (problem,))
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        if version == 0:
+            db.executescript(f"BEGIN; {_CREATE}; PRAGMA user_version={SCHEMA}; COMMIT")
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def daemon_id(self) -> str:
+        """Return the lasting id of this daemon, made at the first start."""
+        return self._get("daemon_id") or self._put("daemon_id", uuid.uuid4().hex)
+
+    def reserve_seq(self) -> int:
+        """Reserve a block of event numbers; returns its first."""
+        first = int(self._get("next_seq") or 1)
+        self._put("next_seq", str(first + SEQ_BLOCK))
+        return first
+
+    def wish(self) -> Wish:
+        """Return what is desired; up, until somebody says otherwise."""
+        return Wish(
+            Desired(self._get("desired") or Desired.UP),
+            self._get("desired_by") or "",
+            self._get("desired_why") or "",
+        )
+
+    def store_wish(self, wish: Wish) -> None:
+        """Keep what is desired over restarts; durable when it returns."""
+        with closing(self._db.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            cursor.executemany(
+                _UPSERT,
+                [
+                    ("desired", wish.desired.value),
+                    ("desired_by", wish.who),
+                    ("desired_why", wish.reason),
+                ],
+            )
+            cursor.execute("COMMIT")
+
+    def _get(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def _put(self, key: str, value: str) -> str:
+        self._db.execute(_UPSERT, (key, value))
+        return value
+
+
+_UPSERT: Final = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"

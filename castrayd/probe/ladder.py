@@ -1,0 +1,71 @@
+"""The ladder of probes that an attempt climbs before it spends a session: each rung timed."""
+
+from dataclasses import dataclass
+
+
+from castrayd.core.candidates import Address
+from castrayd.core.phases import PhaseClock
+from castrayd.core.policy import Deadlines
+from castrayd.core.states import Mode
+from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.probe.local_node import LocalNode, find_local_node
+from castrayd.probe.peer import Identity, Peer
+from castrayd.probe.resolve import Endpoint, resolve
+from castrayd.probe.tcp import connect
+
+__all__ = ("Climb", "climb")
+
+
+@dataclass(frozen=True, slots=True)
+class Climb:
+    """What was seen on the way up."""
+
+    endpoint: Endpoint
+    identity: Identity
+    local_node: LocalNode
+
+
+async def climb(
+    address: Address,
+    *,
+    clock: PhaseClock,
+    deadlines: Deadlines,
+    token: str | None,
+    expect: str | None,
+) -> Climb:
+    """Walk resolve, tcp, health, identity and local_node, each under its deadline.
+
+    `expect` is the Ray version of the session's interpreter, None where it is not known. Raises
+    `AttachError` of the rung that broke; leaves no channel open.
+    """
+    if address.mode is not Mode.DRIVER:
+        message = f"{address.url}: attaching by Ray Client is not supported"
+        raise AttachError(Fault.of(ErrorType.ADDRESS_INVALID, Phase.DISCOVER, message))
+    with clock.phase(Phase.RESOLVE):
+        endpoints = await resolve(address, timeout_s=deadlines.resolve_s)
+    with clock.phase(Phase.TCP):
+        endpoint = await connect(endpoints, timeout_s=deadlines.tcp_s)
+    peer = Peer(endpoint)
+    try:
+        with clock.phase(Phase.HEALTH):
+            await peer.check(deadlines.health_s)
+        with clock.phase(Phase.IDENTITY):
+            identity = await peer.identity(token, deadlines.identity_s)
+            _same_version(identity, expect)
+    finally:
+        await peer.close()
+    with clock.phase(Phase.LOCAL_NODE):
+        node = await find_local_node(
+            identity.cluster_id, endpoint.target, timeout_s=deadlines.local_node_s
+        )
+    return Climb(endpoint, identity, node)
+
+
+def _same_version(identity: Identity, expect: str | None) -> None:
+    theirs = identity.ray_version
+    if theirs is None or expect is None or theirs == expect:
+        return
+    message = f"the cluster runs Ray {theirs}, the session would run Ray {expect}"
+    raise AttachError(Fault.of(ErrorType.VERSION_MISMATCH, Phase.IDENTITY, message, code=theirs))
+
+

@@ -1,0 +1,152 @@
+"""The phase `local_node`: is there a raylet of that cluster on this host, and may we use it?
+
+A Ray driver needs one. Ray itself waits a minute for it and cannot say why it did not find it;
+/proc tells at once: a raylet's command line carries its cluster, node and socket.
+"""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from castrayd.errors import AttachError, ErrorType, Fault, Phase
+
+__all__ = ("LocalNode", "Raylet", "find_local_node", "raylets", "usable")
+
+POLL_S: Final = 0.1
+"""A fresh head's raylet comes about two seconds after its GCS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raylet:
+    """A process that calls itself a raylet. Its owner decides whether that is to be believed."""
+
+    pid: int
+    uid: int
+    node_id: str
+    gcs_address: str
+    cluster_id: str
+    """Hex."""
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """The raylet that a driver on this host will use."""
+
+    pid: int
+    node_id: str
+    socket: str
+    cluster_id: str
+
+
+def raylets(proc: str = "/proc") -> list[Raylet]:
+    """List the raylets on this host, as far as their command lines can be read. Some ms."""
+    found = (_raylet(proc, name) for name in os.listdir(proc) if name.isdigit())  # noqa: PTH208
+    return [raylet for raylet in found if raylet is not None]
+
+
+def _raylet(proc: str, pid: str) -> Raylet | None:
+    try:
+        with open(f"{proc}/{pid}/cmdline", "rb") as file:  # noqa: PTH123  a hot loop over all pids
+            words = file.read().split(b"\0")
+        if words[0].rpartition(b"/")[2] != b"raylet":
+            return None
+        uid = os.stat(f"{proc}/{pid}").st_uid  # noqa: PTH116
+    except OSError:
+        return None  # it ended meanwhile, or is hidden from us
+    flags = _flags(words)
+    return Raylet(
+        int(pid),
+        uid,
+        flags.get("node_id", ""),
+        flags.get("gcs-address", ""),
+        flags.get("cluster-id", ""),
+        flags.get("raylet_socket_name", ""),
+    )
+
+
+def _flags(words: list[bytes]) -> dict[str, str]:
+    """Read `--name=value`; Ray puts some only into the command line of the raylet's workers."""
+    flags: dict[str, str] = {}
+    for word in b" ".join(words[1:]).decode(errors="replace").split():
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("--"):
+            flags.setdefault(name[2:], value)
+    return flags
+
+
+async def find_local_node(
+    cluster_id: str | None, gcs_address: str, *, timeout_s: float, poll_s: float = POLL_S
+) -> LocalNode:
+    """Wait for a raylet of the cluster on this host whose socket we may write to.
+
+    Matches by `cluster_id` (hex); where the head did not tell it, by the GCS address on the
+    raylet's command line. Raises `AttachError` (`no_local_node`, `local_node_forbidden`).
+    """
+    seen: list[Raylet] = []
+    with anyio.move_on_after(timeout_s):
+        while True:
+            seen = raylets()
+            node = usable(seen, cluster_id, gcs_address)
+            if node is not None:
+                return node
+            await anyio.sleep(poll_s)
+    raise AttachError(_absent(seen, cluster_id, gcs_address, timeout_s))
+
+
+def usable(seen: list[Raylet], cluster_id: str | None, gcs_address: str) -> LocalNode | None:
+    """Pick the raylet of the cluster that accepts connections.
+
+    Raises `AttachError` (`local_node_forbidden`) when there is one and it is not ours to use.
+    """
+    for raylet in seen:
+        if not _matches(raylet, cluster_id, gcs_address):
+            continue
+        verdict = _try_socket(raylet.socket)
+        if verdict is PermissionError:
+            raise AttachError(_forbidden(raylet))
+        if verdict is None:
+            return LocalNode(raylet.pid, raylet.node_id, raylet.socket, raylet.cluster_id)
+    return None
+
+
+def _matches(raylet: Raylet, cluster_id: str | None, gcs_address: str) -> bool:
+    if cluster_id is not None and raylet.cluster_id:
+        return raylet.cluster_id == cluster_id
+    return raylet.gcs_address == gcs_address
+
+
+def _try_socket(path: str) -> type[OSError] | None:
+    """Connect as the driver will: a raylet that is starting refuses, one of another user forbids."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except PermissionError:
+            return PermissionError
+        except BlockingIOError:
+            return None  # its queue is full: it lives, and may be used
+        except OSError:
+            return OSError
+    return None
+
+
+def _forbidden(raylet: Raylet) -> Fault:
+    message = f"{raylet.socket} of the raylet {raylet.pid} is not writable by uid {os.geteuid()}"
+    hint = f"Run castrayd as uid {raylet.uid}, the user that runs the raylet."
+    return Fault.of(
+        ErrorType.LOCAL_NODE_FORBIDDEN, Phase.LOCAL_NODE, message, code="EACCES", hint=hint
+    )
+
+
+def _absent(
+    seen: list[Raylet], cluster_id: str | None, gcs_address: str, timeout_s: float
+) -> Fault:
+    wanted = f"cluster {cluster_id}" if cluster_id else gcs_address
+    others = f"; {len(seen)} of other clusters are here" if seen else ""
+    message = f"no raylet of {wanted} on this host within {timeout_s} s{others}"
+    hint = f"Run `ray start --address={gcs_address}` here; in a container share the PID namespace."
+    return Fault.of(ErrorType.NO_LOCAL_NODE, Phase.LOCAL_NODE, message, hint=hint)

@@ -1,0 +1,49 @@
+"""The daemon's side of a local cluster's guardian: a process that outlives us to tidy up."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+
+import castrayd
+
+__all__ = ("Guard", "ray_temp_dir")
+
+TIDY_S = 5.0
+
+
+def ray_temp_dir(environ: Mapping[str, str]) -> str:
+    """Where Ray puts a local cluster's folder, given the session's environment."""
+    return f"{environ.get('TMPDIR') or '/tmp'}/ray"  # noqa: S108  Ray's own default
+
+
+class Guard:
+    """One guardian. It cleans up at `release`, or when this process dies."""
+
+    def __init__(self, group: int, temp_dir: str) -> None:
+        script = Path(castrayd.__file__).parent / "driver" / "guardian.py"
+        self._popen = subprocess.Popen(  # noqa: S603  our own file, in our own interpreter
+            [sys.executable, "-I", str(script), str(group), temp_dir],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    async def release(self) -> None:
+        """Have it clean up, and wait for it, bounded; to be called shielded."""
+        pidfd = os.pidfd_open(self._popen.pid)
+        try:
+            if self._popen.stdin is not None:
+                self._popen.stdin.close()
+            with anyio.move_on_after(TIDY_S):
+                await anyio.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        if self._popen.poll() is None:
+            self._popen.kill()
+            self._popen.wait()

@@ -1,0 +1,375 @@
+"""Settings: typed, from TOML, environment and arguments; every fault of a source told at once.
+
+Read by `cli` and `daemon` alone, which hand each part its own policy. Arguments win over
+`CASTRAYD_<SECTION>__<KEY>`, that over the file, that over the defaults; defaults that the core
+knows are taken from there, never written twice.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from castrayd.core.candidates import AUTO, parse_address
+from castrayd.core.policy import BackoffPolicy, Checks, Deadlines, Policy
+from castrayd.errors import AttachError, SettingsError, SettingsProblem
+
+__all__ = ("PREFIX", "Settings", "SettingsField", "changed", "fields", "load", "table")
+
+PREFIX: Final = "CASTRAYD_"
+
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+Name = Annotated[str, Meta(min_length=1)]
+
+_BACKOFF, _CHECKS, _DEADLINES, _POLICY = BackoffPolicy(), Checks(), Deadlines(), Policy()
+
+
+class RaySettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[ray]: which cluster, and how it is joined."""
+
+    address: Annotated[
+        str | tuple[str, ...], Meta(description="`host:port` of the head, or a list in order")
+    ] = ()
+    namespace: Annotated[Name, Meta(description="Ray namespace of everything castrayd makes")] = (
+        "castray"
+    )
+    allow_local_start: Annotated[
+        bool, Meta(description="start a cluster here when none is configured or found")
+    ] = False
+    allow_local_fallback: Annotated[
+        bool, Meta(description="start one also when the configured one stays unreachable")
+    ] = False
+    fallback_after_s: Annotated[
+        Seconds, Meta(description="how long it must stay unreachable for that")
+    ] = 60.0
+    local_working_dir: Annotated[
+        str | None, Meta(description="working_dir of a local cluster; default: where it was started")
+    ] = None
+    token_file: Annotated[
+        str | None, Meta(description="file with the cluster's token, read anew at each attempt")
+    ] = None
+    env_vars: Annotated[
+        dict[str, str], Meta(description="environment of our workers on the cluster")
+    ] = {}
+    min_nodes: Annotated[
+        int, Meta(ge=1, description="fewer living nodes than this are `degraded`")
+    ] = _POLICY.min_nodes
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """The address or addresses, in order."""
+        if isinstance(self.address, str):
+            return (self.address,) if self.address else ()
+        return self.address
+
+
+class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[session]: the child process that holds the driver."""
+
+    python: Annotated[
+        str | None, Meta(description="interpreter with the cluster's Ray; default: our own")
+    ] = None
+
+
+class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[control]: the control socket, and who may use it."""
+
+    socket: Annotated[str | None, Meta(description="path of the control socket")] = None
+    write_groups: Annotated[
+        tuple[Name, ...], Meta(description="groups that may read and write")
+    ] = ()
+    read_groups: Annotated[tuple[Name, ...], Meta(description="groups that may read")] = ()
+    own_uid_writes: Annotated[
+        bool, Meta(description="whether our own uid may write; every Ray job may have it")
+    ] = True
+
+
+class DaemonSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[daemon]: the process itself."""
+
+    state_dir: Annotated[str | None, Meta(description="folder for what lasts")] = None
+    stop_s: Annotated[Seconds, Meta(description="how long an orderly stop may take")] = 10.0
+
+
+class CheckSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[checks]: how an attachment is watched."""
+
+    interval_s: Annotated[Seconds, Meta(description="between two timed checks")] = (
+        _CHECKS.interval_s
+    )
+    timeout_s: Annotated[Seconds, Meta(description="a later answer is a miss")] = _CHECKS.timeout_s
+    grace_s: Annotated[
+        float, Meta(gt=0, lt=60, description="for an attachment that fails to come back")
+    ] = _CHECKS.grace_s
+
+
+class BackoffSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[backoff]: how failed attempts are spaced."""
+
+    initial_s: Annotated[Seconds, Meta(description="ceiling after the first failure")] = (
+        _BACKOFF.initial_s
+    )
+    max_s: Annotated[Seconds, Meta(description="highest ceiling")] = _BACKOFF.max_s
+    gap_s: Annotated[Seconds, Meta(description="at least, after a failure's end")] = _BACKOFF.gap_s
+    stable_s: Annotated[Seconds, Meta(description="connected for so long resets the count")] = (
+        _BACKOFF.stable_s
+    )
+
+
+class DeadlineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[deadlines]: how long each phase of an attempt may take."""
+
+    discover_s: Annotated[Seconds, Meta(description="finding candidates")] = _DEADLINES.discover_s
+    resolve_s: Annotated[Seconds, Meta(description="the host's name")] = _DEADLINES.resolve_s
+    tcp_s: Annotated[Seconds, Meta(description="the connection")] = _DEADLINES.tcp_s
+    health_s: Annotated[Seconds, Meta(description="the GCS's health")] = _DEADLINES.health_s
+    identity_s: Annotated[Seconds, Meta(description="version, token, cluster id")] = (
+        _DEADLINES.identity_s
+    )
+    local_node_s: Annotated[Seconds, Meta(description="a raylet on this host")] = (
+        _DEADLINES.local_node_s
+    )
+    spawn_s: Annotated[Seconds, Meta(description="a session with ray imported")] = (
+        _DEADLINES.spawn_s
+    )
+    init_s: Annotated[Seconds, Meta(description="ray.init")] = _DEADLINES.init_s
+    nodes_s: Annotated[Seconds, Meta(description="the node map")] = _DEADLINES.nodes_s
+    attempt_s: Annotated[Seconds, Meta(description="the attempt as a whole")] = (
+        _DEADLINES.attempt_s
+    )
+
+
+class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[casting]: casting nodes."""
+
+    settle_s: Annotated[
+        Seconds, Meta(description="after an attach, before service reasons count")
+    ] = _POLICY.settle_s
+
+
+class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[log]: what is said."""
+
+    format: Annotated[
+        Literal["auto", "console", "json"], Meta(description="`auto`: colours on a terminal")
+    ] = "auto"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="the least that is said")
+    ] = "info"
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings, by section."""
+
+    ray: RaySettings = RaySettings()
+    session: SessionSettings = SessionSettings()
+    control: ControlSettings = ControlSettings()
+    daemon: DaemonSettings = DaemonSettings()
+    checks: CheckSettings = CheckSettings()
+    backoff: BackoffSettings = BackoffSettings()
+    deadlines: DeadlineSettings = DeadlineSettings()
+    casting: CastingSettings = CastingSettings()
+    log: LogSettings = LogSettings()
+
+    def policy(self) -> Policy:
+        """Return what the core needs of them."""
+        return Policy(
+            backoff=msgspec.convert(msgspec.structs.asdict(self.backoff), BackoffPolicy),
+            checks=msgspec.convert(msgspec.structs.asdict(self.checks), Checks),
+            min_nodes=self.ray.min_nodes,
+            settle_s=self.casting.settle_s,
+        )
+
+    def deadlines_policy(self) -> Deadlines:
+        """Return the deadlines of an attempt's phases."""
+        return msgspec.convert(msgspec.structs.asdict(self.deadlines), Deadlines)
+
+
+_RESTART: Final = frozenset(
+    {"control.socket", "control.write_groups", "control.read_groups", "control.own_uid_writes",
+     "daemon.state_dir", "log.format"}
+)  # fmt: skip
+"""Keys that a reload reads and does not apply."""
+
+
+class SettingsField(Struct, frozen=True):
+    """One setting, as the README's table and the environment name it."""
+
+    key: str
+    type: Any
+    default: object
+    description: str
+    reload: bool
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides it."""
+        return PREFIX + self.key.replace(".", "__").upper()
+
+
+def fields() -> Iterator[SettingsField]:
+    """Yield every setting, in order."""
+    for section in msgspec.structs.fields(Settings):
+        for field in msgspec.structs.fields(section.type):
+            key = f"{section.name}.{field.name}"
+            default = _default(field)
+            yield SettingsField(key, field.type, default, _description(field.type), key not in _RESTART)
+
+
+def _default(field: Any) -> object:  # noqa: ANN401  msgspec's FieldInfo is not exported
+    if field.default is not msgspec.NODEFAULT:
+        return field.default
+    return field.default_factory()
+
+
+def _description(annotated: Any) -> str:  # noqa: ANN401
+    metas = getattr(annotated, "__metadata__", ())
+    return next((meta.description for meta in metas if meta.description), "")
+
+
+def load(
+    path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]
+) -> tuple[Settings, tuple[str, ...]]:
+    """Load settings; returns them with warnings about variables that are none of ours.
+
+    `overrides` holds arguments by dotted key. Raises `SettingsError` with every problem found.
+    """
+    problems: list[SettingsProblem] = []
+    tree = _read(path)
+    variables, warnings = _variables(environ)
+    for key, value in (*variables.items(), *overrides.items()):
+        section, _, name = key.partition(".")
+        inner = tree.setdefault(section, {})
+        if isinstance(inner, dict):
+            inner[name] = value
+    values = _validated(tree, problems)
+    if not problems:
+        problems += _together(values)
+    if problems:
+        raise SettingsError(str(path) if path else "settings", tuple(problems))
+    return values, warnings
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(str(path), (SettingsProblem("file", str(error)),)) from error
+
+
+def _variables(environ: Mapping[str, str]) -> tuple[dict[str, object], tuple[str, ...]]:
+    """Take `CASTRAYD_SECTION__KEY`; other names of that prefix are only worth a warning."""
+    known = {field.variable: field for field in fields()}
+    taken: dict[str, object] = {}
+    strangers = []
+    for name, text in environ.items():
+        if name in known:
+            taken[known[name].key] = _parsed(known[name], text)
+        elif name.startswith(PREFIX) and name not in _OTHERS:
+            strangers.append(f"{name} is no setting and is ignored")
+    return taken, tuple(sorted(strangers))
+
+
+_OTHERS: Final = frozenset({"CASTRAYD_SOCKET", "CASTRAYD_CONFIG"})
+"""Read by the commands, not settings."""
+
+
+def _parsed(field: SettingsField, text: str) -> object:
+    """Read a variable as TOML where that fits the type; plain text is a string."""
+    if isinstance(field.default, str) or (field.default is None):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _validated(tree: dict[str, Any], problems: list[SettingsProblem]) -> Settings:
+    """Convert value by value, since a whole conversion would stop at the first problem."""
+    sections: dict[str, Any] = {}
+    known = {section.name: section.type for section in msgspec.structs.fields(Settings)}
+    for name, body in tree.items():
+        if name not in known:
+            problems.append(_unknown(name, name, known))
+        elif not isinstance(body, dict):
+            problems.append(SettingsProblem(name, f"a table is expected: [{name}]"))
+        else:
+            sections[name] = _section(name, known[name], body, problems)
+    return Settings() if problems else Settings(**sections)
+
+
+def _section(
+    name: str, kind: Any, body: dict[str, Any], problems: list[SettingsProblem]  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    known = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    values = {}
+    for key, value in body.items():
+        path = f"{name}.{key}"
+        if key not in known:
+            problems.append(_unknown(path, key, known))
+            continue
+        try:
+            values[key] = msgspec.convert(value, known[key])
+        except msgspec.ValidationError as error:
+            problems.append(SettingsProblem(path, str(error)))
+    return kind(**values)
+
+
+def _unknown(path: str, name: str, known: Mapping[str, object]) -> SettingsProblem:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return SettingsProblem(path, f"no such setting{hint}")
+
+
+def _together(values: Settings) -> Iterator[SettingsProblem]:
+    """Check what only several settings together can get wrong."""
+    if values.ray.allow_local_fallback and not values.ray.allow_local_start:
+        yield SettingsProblem("ray.allow_local_fallback", "needs ray.allow_local_start")
+    for text in values.ray.addresses:
+        if text != AUTO:
+            try:
+                parse_address(text)
+            except AttachError as error:
+                yield SettingsProblem("ray.address", error.fault.message)
+    if values.backoff.initial_s > values.backoff.max_s:
+        yield SettingsProblem("backoff.initial_s", "is larger than backoff.max_s")
+    if values.checks.timeout_s > values.checks.interval_s:
+        yield SettingsProblem("checks.timeout_s", "is larger than checks.interval_s")
+
+
+def changed(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys that differ, and those of them that need a restart."""
+    keys = tuple(f.key for f in fields() if _value(old, f.key) != _value(new, f.key))
+    return keys, tuple(key for key in keys if key in _RESTART)
+
+
+def _value(settings: Settings, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
+def table() -> str:
+    """Render the README's table of all settings."""
+    rows = ["| key | type | default | reload | what it is |", "|---|---|---|---|---|"]
+    for field in fields():
+        default = f"`{msgspec.json.encode(field.default).decode()}`"
+        reload = "yes" if field.reload else "restart"
+        rows.append(f"| `{field.key}` | {_type(field.type)} | {default} | {reload} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _type(annotated: Any) -> str:  # noqa: ANN401
+    schema = msgspec.json.schema(annotated)
+    kinds = schema.get("anyOf") or [schema]
+    names = [kind.get("type") or " ".join(map(str, kind.get("enum", ()))) for kind in kinds]
+    limits = " ".join(f"{_LIMITS[k]} {v:g}" for k, v in schema.items() if k in _LIMITS and v != 86400)  # noqa: PLR2004
+    return " or ".join(name for name in names if name != "null") + (f" {limits}" if limits else "")
+
+
+_LIMITS: Final = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

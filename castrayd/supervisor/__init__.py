@@ -1,0 +1,1 @@
+"""The running attachment: one consumer of events over the pure core, and what performs commands."""

@@ -1,0 +1,100 @@
+"""What an attempt is made with: addresses, policy and credentials, replaced whole by a reload."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from castrayd.core.candidates import Candidate, candidate, configured
+from castrayd.core.policy import Deadlines, Policy
+
+__all__ = ("Connection", "Token", "find_token")
+
+TOKEN_BYTES: Final = 16 * 1024
+"""More than any token: what is larger is some other file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A Ray token and where it was found; never shown."""
+
+    value: str = field(repr=False)
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Everything that decides how this daemon attaches."""
+
+    cli_address: str | None = None
+    env_address: str | None = None
+    config_addresses: tuple[str, ...] = ()
+    namespace: str = "castray"
+    allow_local_start: bool = False
+    local_working_dir: str | None = None
+    env_vars: Mapping[str, str] = field(default_factory=dict)
+    python: str | None = None
+    """The session's interpreter; None for our own."""
+    token_file: str | None = None
+    environ: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The environment that the daemon was started with; sessions inherit what is left of it."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+    policy: Policy = field(default_factory=Policy)
+
+    def candidates(self, requested: str | None) -> tuple[Candidate, ...]:
+        """Return what is to be tried in order, before discovery; a request is tried alone."""
+        if requested is not None:
+            return (candidate(requested, "request"),)
+        return configured(self.cli_address, self.env_address, self.config_addresses)
+
+    def token(self) -> Token | None:
+        """Look for the token anew, so that a rotated file is seen by the next attempt."""
+        return find_token(self.token_file, self.environ)
+
+    def fits(self, other: "Connection") -> bool:
+        """Whether a session made with `other` serves under these settings as well."""
+        return all(getattr(self, name) == getattr(other, name) for name in _SESSION)
+
+    def aims(self, other: "Connection") -> bool:
+        """Whether `other` would make another attempt of it."""
+        return any(getattr(self, name) != getattr(other, name) for name in (*_SESSION, *_AIM))
+
+    def offers(self, attached: Candidate) -> bool:
+        """Whether an attachment by `attached` is still what these settings ask for."""
+        wanted = self.candidates(None)
+        if attached.source == "local":
+            return self.allow_local_start and not wanted
+        return not wanted or any(one.address == attached.address for one in wanted)
+
+
+_SESSION: Final = ("namespace", "env_vars", "python", "token_file")
+_AIM: Final = ("cli_address", "env_address", "config_addresses", "allow_local_start", "deadlines")
+
+
+def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token | None:
+    """Find the Ray token: our file, systemd's credential, Ray's variables, Ray's default file."""
+    files = [(token_file, "ray.token_file")] if token_file else []
+    if credentials := environ.get("CREDENTIALS_DIRECTORY"):
+        files.append((f"{credentials}/ray-token", "credential:ray-token"))
+    for path, source in files:
+        if value := _read(path):
+            return Token(value, source)
+    if value := environ.get("RAY_AUTH_TOKEN", "").strip():
+        return Token(value, "env:RAY_AUTH_TOKEN")
+    ray_files = [(environ.get("RAY_AUTH_TOKEN_PATH"), "env:RAY_AUTH_TOKEN_PATH")]
+    if home := environ.get("HOME"):
+        ray_files.append((f"{home}/.ray/auth_token", "file:~/.ray/auth_token"))
+    for ray_path, source in ray_files:
+        if ray_path and (value := _read(ray_path)):
+            return Token(value, source)
+    return None
+
+
+def _read(path: str) -> str | None:
+    """Read a token's file; one that is missing or not ours to read holds no token."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123  a fifo must not block the loop
+            return file.read(TOKEN_BYTES).decode().strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

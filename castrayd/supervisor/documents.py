@@ -1,0 +1,176 @@
+"""What the API shows: frozen records, encoded as they are; their fields are the JSON's keys."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from castrayd.core.states import Desired, Mode, Outcome, State, Trigger
+from castrayd.errors import Fault
+
+__all__ = (
+    "AddressDocument",
+    "AttemptDocument",
+    "CandidateDocument",
+    "CastingDocument",
+    "ClusterDocument",
+    "DaemonDocument",
+    "NodeDocument",
+    "SessionDocument",
+    "StateDocument",
+    "Status",
+    "TransfersDocument",
+    "Warning",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonDocument:
+    """The daemon itself."""
+
+    id: str
+    """Lasting, the same after a restart."""
+    version: str
+    pid: int
+    started_at: str
+    uptime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AddressDocument:
+    """The address attached to, or tried last."""
+
+    url: str
+    source: str
+    mode: Mode
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDocument:
+    """The child process that holds the Ray driver."""
+
+    id: str
+    pid: int
+    python: str
+    ray: str
+    standby: bool
+    """Whether it stood by, warm, before this attachment."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDocument:
+    """The cluster as the session sees it."""
+
+    id: str | None
+    ray_version: str
+    dashboard_url: str | None
+    nodes_alive: int
+    nodes_dead: int
+    resources_total: Mapping[str, float]
+    resources_available: Mapping[str, float] | None
+    """None while unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateDocument:
+    """One candidate of an attempt, with what became of it."""
+
+    address: str
+    source: str
+    phases: Mapping[str, float]
+    """Seconds per phase; a phase not reached is absent, a failed one has its time to failure."""
+    error: Fault | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDocument:
+    """One attempt; phases and error are those of the candidate that decided."""
+
+    id: str
+    number: int
+    trigger: Trigger
+    outcome: Outcome | None
+    """None while it is under way."""
+    started_at: str
+    duration_s: float
+    """Of the attempt alone; so far, while it is under way."""
+    phases: Mapping[str, float]
+    error: Fault | None
+    candidates: tuple[CandidateDocument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateDocument:
+    """How often and how long a state was held since the daemon's start."""
+
+    count: int
+    total_s: float
+    last_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CastingDocument:
+    """Casting nodes: wanted and ready."""
+
+    desired: int = 0
+    ready: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TransfersDocument:
+    """Transfers since the daemon's start."""
+
+    active: int = 0
+    completed: int = 0
+    failed: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:  # noqa: A001  the word of the API
+    """Something an operator should look at, that is no fault of the attachment."""
+
+    code: str
+    severity: str
+    message: str
+    hint: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDocument:
+    """One Ray node, with the casting nodes on it."""
+
+    node_id: str
+    alive: bool
+    address: str
+    hostname: str
+    head: bool
+    resources: Mapping[str, float]
+    labels: Mapping[str, str]
+    death_reason: str | None
+    casting_nodes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The whole truth, one document."""
+
+    daemon: DaemonDocument
+    state: State
+    since: str
+    desired: Desired
+    desired_by: str
+    desired_reason: str
+    error: Fault | None
+    reasons: tuple[Fault, ...]
+    address: AddressDocument | None
+    namespace: str
+    session: SessionDocument | None
+    cluster: ClusterDocument | None
+    attempt: AttemptDocument | None
+    next_retry_at: str | None
+    next_retry_in_s: float | None
+    states: Mapping[str, StateDocument]
+    warnings: tuple[Warning, ...]
+    casting: CastingDocument = field(default_factory=CastingDocument)
+    transfers: TransfersDocument = field(default_factory=TransfersDocument)
+    api_version: int = 1

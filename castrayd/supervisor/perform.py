@@ -1,0 +1,166 @@
+"""Performs the core's commands: each is awaited, and answered by its final event.
+
+The supervisor alone calls `perform`. A command that is cancelled leaves nothing behind, except
+that a session which was handed over lives on until `EndSession`.
+"""
+
+import random
+from collections.abc import Callable
+from typing import assert_never
+
+import anyio
+import structlog
+from anyio.abc import TaskGroup
+
+from castrayd.core import commands as c
+from castrayd.core import events as e
+from castrayd.core.states import Mode
+from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.probe.returned import wait_returned
+from castrayd.session.session import NodesPush, Session, SessionLine
+from castrayd.supervisor.attachment import Attachment
+from castrayd.supervisor.attempt import Attempt
+from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.sessions import SessionPool
+from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.publisher import Publisher
+
+__all__ = ("Performer",)
+
+log = structlog.get_logger("castrayd.supervisor")
+
+_COLD: frozenset[ErrorType] = frozenset(
+    {ErrorType.VERSION_MISMATCH, ErrorType.AUTH_MISSING, ErrorType.AUTH_REJECTED}
+)
+"""After these a session that stands by was started with something wrong."""
+
+
+class Performer:
+    """Holds the running attempt and the attachment."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        connection: Callable[[], Connection],
+        publisher: Publisher,
+        clock: Clock,
+        rng: random.Random,
+    ) -> None:
+        self.attempt: Attempt | None = None
+        self.attachment: Attachment | None = None
+        self.last_nodes = 0
+        """How many nodes the cluster had when last seen."""
+        self.pool = SessionPool(tasks, self._output, self._nodes)
+        self._connection = connection
+        self._publisher = publisher
+        self._clock = clock
+        self._rng = rng
+
+    async def perform(self, command: c.Command, post: Callable[[e.Event], None]) -> e.Event:
+        """Perform one command; returns the event that answers it."""
+        match command:
+            case c.RunAttempt():
+                return await self._run(command)
+            case c.EndSession():
+                await self._end()
+                return e.SessionEnded(self._now(), command.epoch, self._jitter())
+            case c.WatchSession():
+                return await self._watch(command, post)
+            case c.VerifyIdentity():
+                return await self._verify(command)
+            case c.WatchReturn():
+                await self._await_return()
+                return e.ClusterReturned(self._now(), command.epoch)
+            case c.WaitGrace():
+                await self._sleep_until(command.until_s)
+                return e.GraceElapsed(self._now(), command.epoch)
+            case c.WaitSettle():
+                await self._sleep_until(command.until_s)
+                return e.SettleElapsed(self._now(), command.epoch)
+            case c.WaitRetry():
+                await self._sleep_until(command.until_s)
+                return e.RetryDue(self._now(), command.epoch)
+            case _:
+                assert_never(command)
+
+    async def _run(self, command: c.RunAttempt) -> e.Event:
+        connection = self._connection()
+        self.attempt = Attempt(command.attempt, connection, self.pool, self._clock)
+        try:
+            attached = await self.attempt.run()
+        except AttachError as error:
+            return await self._failed(command, error.fault)
+        except Exception as error:
+            log.exception("attempt_bug")  # a bug must not end the daemon: it is a typed fault too
+            return await self._failed(command, _internal(error))
+        except BaseException:
+            self._publisher.attempt_cancelled(self.attempt.document())
+            raise
+        self.attachment = Attachment(
+            attached, connection.policy, from_standby=self.pool.from_standby
+        )
+        self.last_nodes = self.attachment.alive
+        return e.AttemptSucceeded(self._now(), command.epoch)
+
+    async def _failed(self, command: c.RunAttempt, fault: Fault) -> e.AttemptFailed:
+        if fault.type in _COLD:
+            await self.pool.cool()
+        return e.AttemptFailed(self._now(), command.epoch, fault, self._jitter())
+
+    async def _end(self) -> None:
+        """End the session; the supervisor has waited for what used it."""
+        attachment, self.attachment = self.attachment, None
+        if attachment is not None:
+            await attachment.session.close()
+
+    async def _watch(self, command: c.WatchSession, post: Callable[[e.Event], None]) -> e.Event:
+        attachment = self.attachment
+        if attachment is None:
+            raise AssertionError  # pragma: no cover  (the core orders this after a success only)
+        fault = await attachment.watch(
+            lambda report: post(e.CheckReported(self._now(), command.epoch, report))
+        )
+        return e.SessionExited(self._now(), command.epoch, fault)
+
+    async def _verify(self, command: c.VerifyIdentity) -> e.Event:
+        fault = await self.attachment.verify() if self.attachment else None
+        return e.IdentityVerified(self._now(), command.epoch, fault)
+
+    async def _await_return(self) -> None:
+        """Look for the return of the address tried last; one that cannot be probed never does."""
+        last = self.attempt.last if self.attempt else None
+        if last is None or last.address is None or last.address.mode is Mode.LOCAL:
+            await anyio.sleep_forever()
+            return
+        await wait_returned(
+            last.address,
+            known_nodes=self.last_nodes,
+            deadlines=self._connection().deadlines,
+            rng=self._rng,
+        )
+
+    async def _sleep_until(self, until_s: float) -> None:
+        await anyio.sleep(max(0.0, until_s - self._now()))
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _jitter(self) -> float:
+        return self._rng.uniform(0.5, 1.0)
+
+    def _output(self, line: SessionLine) -> None:
+        self._publisher.session_output(line.session_id, line.stream, line.text)
+
+    def _nodes(self, session: Session, push: NodesPush) -> None:
+        attachment = self.attachment
+        if attachment is None or attachment.session is not session:
+            return
+        changes = attachment.take(push)
+        self.last_nodes = attachment.alive or self.last_nodes
+        if changes is not None:
+            self._publisher.nodes_changed(changes.joined, changes.died, changes.alive, changes.dead)
+
+
+def _internal(error: Exception) -> Fault:
+    message = f"{type(error).__name__}: {error}"
+    return Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, message)

@@ -1,0 +1,205 @@
+"""What the control API sees of the attachment: requests in, documents out."""
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import castrayd
+from castrayd.core import events as e
+from castrayd.core.snapshot import Snapshot
+from castrayd.core.states import Desired, State
+from castrayd.errors import Retry
+from castrayd.ledger import Wish
+from castrayd.supervisor.attachment import Attachment
+from castrayd.supervisor.documents import (
+    AddressDocument,
+    AttemptDocument,
+    ClusterDocument,
+    DaemonDocument,
+    NodeDocument,
+    SessionDocument,
+    Status,
+    Warning,
+)
+from castrayd.supervisor.supervisor import Step, Supervisor
+from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.events import EventLog
+
+__all__ = ("AttachmentService", "Identity")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this daemon is."""
+
+    daemon_id: str
+    started_at: str
+    started_s: float
+
+
+class AttachmentService:
+    """Requests and documents, over one running supervisor."""
+
+    def __init__(  # noqa: PLR0913  the composition root names each part once
+        self,
+        supervisor: Supervisor,
+        events: EventLog,
+        clock: Clock,
+        identity: Identity,
+        wish: Wish,
+        store_wish: Callable[[Wish], Awaitable[None]],
+    ) -> None:
+        self.events = events
+        self.warnings: tuple[Warning, ...] = ()
+        """Standing warnings of the daemon, beside those that follow from the state."""
+        self._supervisor = supervisor
+        self._clock = clock
+        self._identity = identity
+        self._wish = wish
+        self._store_wish = store_wish
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The core's snapshot, as of now."""
+        return self._supervisor.snapshot
+
+    async def reconnect(self, address: str | None) -> Step:
+        """Ask for an attempt now. Raises `ClosedError` when the daemon is ending."""
+        return await self._supervisor.ask(e.ReconnectRequested(self._clock.monotonic(), address))
+
+    async def pause(self, who: str, reason: str | None) -> Step:
+        """Want no attachment, until resumed, over restarts too."""
+        await self._want(Wish(Desired.PAUSED, who, reason or ""))
+        return await self._supervisor.ask(e.PauseRequested(self._clock.monotonic()))
+
+    async def resume(self, who: str, reason: str | None) -> Step:
+        """Want the attachment back."""
+        await self._want(Wish(Desired.UP, who, reason or ""))
+        return await self._supervisor.ask(e.ResumeRequested(self._clock.monotonic()))
+
+    async def _want(self, wish: Wish) -> None:
+        await self._store_wish(wish)
+        self._wish = wish
+
+    def attempts(self, limit: int) -> list[AttemptDocument]:
+        """Return the last attempts, newest first, the one under way included."""
+        running = self._running_attempt()
+        ended = list(reversed(self._supervisor.history))
+        return ([running, *ended] if running else ended)[:limit]
+
+    def attempt(self, attempt_id: str) -> AttemptDocument | None:
+        """Return one attempt, or None for one that is not known (any more)."""
+        everything = self.attempts(len(self._supervisor.history) + 1)
+        return next((a for a in everything if a.id == attempt_id), None)
+
+    def nodes(self) -> list[NodeDocument]:
+        """Return the node map; empty without an attachment."""
+        attachment = self._attachment()
+        nodes = attachment.nodes.values() if attachment else ()
+        return [
+            NodeDocument(
+                n.node_id,
+                n.alive,
+                n.address,
+                n.hostname,
+                n.head,
+                n.resources,
+                n.labels,
+                n.death_reason,
+            )
+            for n in nodes
+        ]
+
+    def status(self) -> Status:
+        """Return the whole truth, as of now."""
+        snapshot, now_s = self.snapshot, self._clock.monotonic()
+        attachment = self._attachment()
+        retry_s = snapshot.retry_at_s
+        attempts = self.attempts(1)
+        return Status(
+            daemon=self._daemon(now_s),
+            state=snapshot.state,
+            since=self._clock.at(snapshot.since_s)
+            if snapshot.since_s
+            else self._identity.started_at,
+            desired=snapshot.desired,
+            desired_by=self._wish.who,
+            desired_reason=self._wish.reason,
+            error=snapshot.error,
+            reasons=snapshot.reasons,
+            address=self._address(attachment),
+            namespace=self._supervisor.connection.namespace,
+            session=_session(attachment),
+            cluster=_cluster(attachment),
+            attempt=attempts[0] if attempts else None,
+            next_retry_at=None if retry_s is None else self._clock.at(retry_s),
+            next_retry_in_s=None if retry_s is None else max(0.0, retry_s - now_s),
+            states=self._supervisor.times.document(),
+            warnings=(*self.warnings, *self._state_warnings()),
+        )
+
+    def _daemon(self, now_s: float) -> DaemonDocument:
+        identity = self._identity
+        return DaemonDocument(
+            identity.daemon_id,
+            castrayd.__version__,
+            os.getpid(),
+            identity.started_at,
+            now_s - identity.started_s,
+        )
+
+    def _attachment(self) -> Attachment | None:
+        """The attachment, in the states that have one."""
+        performer = self._supervisor.performer
+        attached = self.snapshot.state in {State.CONNECTED, State.DEGRADED}
+        return performer.attachment if performer and attached else None
+
+    def _running_attempt(self) -> AttemptDocument | None:
+        performer = self._supervisor.performer
+        attempt = performer.attempt if performer else None
+        running = self.snapshot.state is State.DISCOVERING and attempt is not None
+        if not running or attempt is None or attempt.ref != self.snapshot.attempt:
+            return None
+        return attempt.document()
+
+    def _address(self, attachment: Attachment | None) -> AddressDocument | None:
+        """The address attached to; without an attachment the one tried last."""
+        performer = self._supervisor.performer
+        attempt = performer.attempt if performer else None
+        candidate = attempt.last if attempt else None
+        if attachment is not None:
+            candidate = attachment.attached.candidate
+        if candidate is None or candidate.address is None:
+            return None
+        return AddressDocument(candidate.address.url, candidate.source, candidate.address.mode)
+
+    def _state_warnings(self) -> tuple[Warning, ...]:
+        error, snapshot = self.snapshot.error, self.snapshot
+        if error is None or error.retry is not Retry.OPERATOR:
+            return ()
+        since = self._clock.at(snapshot.since_s)
+        return (Warning("needs_operator", "error", error.message, error.hint, since),)
+
+
+def _session(attachment: Attachment | None) -> SessionDocument | None:
+    if attachment is None:
+        return None
+    session = attachment.session
+    return SessionDocument(
+        session.id, session.pid, session.python, session.ray, attachment.from_standby
+    )
+
+
+def _cluster(attachment: Attachment | None) -> ClusterDocument | None:
+    if attachment is None:
+        return None
+    facts, alive = attachment.attached.facts, attachment.alive
+    return ClusterDocument(
+        facts.cluster_id,
+        facts.ray_version,
+        facts.dashboard_url,
+        alive,
+        len(attachment.nodes) - alive,
+        attachment.totals(),
+        attachment.available,
+    )

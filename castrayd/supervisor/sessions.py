@@ -1,0 +1,64 @@
+"""Where sessions come from: the one that stands by, or a new one; and who ends them."""
+
+from collections.abc import Callable
+
+from anyio.abc import TaskGroup
+
+from castrayd.core.states import Mode
+from castrayd.session.launch import LaunchSpec, interpreter_versions, launch_spec
+from castrayd.session.session import NodesPush, Session, SessionLine
+from castrayd.session.standby import Standby
+from castrayd.supervisor.connection import Connection, Token
+
+__all__ = ("SessionPool",)
+
+
+class SessionPool:
+    """Spawns sessions inside the supervisor's task group and keeps at most one standing by."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        on_output: Callable[[SessionLine], None],
+        on_nodes: Callable[[Session, NodesPush], None],
+    ) -> None:
+        self._tasks = tasks
+        self._on_output = on_output
+        self._on_nodes = on_nodes
+        self._standby = Standby(tasks, self._make)
+        self.from_standby = False
+        """Whether the session obtained last had stood by."""
+
+    def _make(self, spec: LaunchSpec) -> Session:
+        session = Session(spec, on_output=self._on_output)
+        session.on_nodes = lambda push: self._on_nodes(session, push)
+        return session
+
+    async def obtain(self, connection: Connection, token: Token | None, mode: Mode) -> Session:
+        """Return a session with ray imported; cancelled, it leaves nothing behind."""
+        spec = _spec(connection, token, mode)
+        warm = await self._standby.take(spec)
+        self.from_standby = warm is not None
+        if warm is not None:
+            return warm
+        session = self._make(spec)
+        await self._tasks.start(session.run)
+        return session
+
+    async def ray_version(self, connection: Connection) -> str | None:
+        """Return the Ray version of the session's interpreter; None where it cannot be told."""
+        return (await interpreter_versions(_spec(connection, None, Mode.DRIVER))).ray
+
+    def keep_warm(self, connection: Connection) -> None:
+        """See to it that a session for the next attempt stands by."""
+        self._standby.ensure(_spec(connection, connection.token(), Mode.DRIVER))
+
+    async def cool(self) -> None:
+        """End the session that stands by."""
+        await self._standby.drop()
+
+
+def _spec(connection: Connection, token: Token | None, mode: Mode) -> LaunchSpec:
+    return launch_spec(
+        connection.python, token.value if token else None, connection.environ, mode=mode
+    )

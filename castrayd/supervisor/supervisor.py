@@ -1,0 +1,239 @@
+"""The supervisor: the one consumer of events, the only place where the snapshot changes.
+
+An event goes through `core.machine.step`; what the new snapshot does not await any more is
+cancelled, the commands are started, and what has happened is published. Requests of the control
+API go through the same queue, so that an answer is about the state that it saw.
+"""
+
+import math
+import random
+import re
+from collections import deque
+from dataclasses import dataclass, field
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from castrayd.core import events as e
+from castrayd.core.commands import Command, EndSession, Slot
+from castrayd.core.effects import abandon
+from castrayd.core.machine import step
+from castrayd.core.snapshot import Snapshot
+from castrayd.core.states import State
+from castrayd.errors import ErrorType, Fault, Phase
+from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.documents import AttemptDocument
+from castrayd.supervisor.perform import Performer
+from castrayd.supervisor.times import StateTimes
+from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.publisher import Publisher
+
+__all__ = ("ClosedError", "Step", "Supervisor")
+
+HISTORY = 200
+"""Attempts kept for the API."""
+
+
+class ClosedError(Exception):
+    """Raised when a request comes after the supervisor has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one event did."""
+
+    before: Snapshot
+    after: Snapshot
+
+
+@dataclass(slots=True)
+class _Letter:
+    """An event on its way, and where its sender waits for the step."""
+
+    event: e.Event
+    done: anyio.Event | None = None
+    step: Step | None = None
+
+
+@dataclass(slots=True)
+class _Running:
+    """A command that is being performed."""
+
+    epoch: int
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Supervisor:
+    """Keeps the attachment. `run` it in a task; everything else may be called while it runs."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        snapshot: Snapshot,
+        publisher: Publisher,
+        clock: Clock,
+        *,
+        strict: bool = False,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.connection = connection
+        self.snapshot = snapshot
+        self.history: deque[AttemptDocument] = deque(maxlen=HISTORY)
+        self.times = StateTimes(snapshot.state, clock)
+        self.performer: Performer | None = None
+        self._publisher = publisher
+        self._clock = clock
+        self._strict = strict
+        self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
+        self._running: dict[Slot, _Running] = {}
+        self._send, self._receive = anyio.create_memory_object_stream[_Letter](math.inf)
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Consume events until a stop request has been carried out; leaves no session behind."""
+        async with anyio.create_task_group() as tasks, self._send, self._receive:
+            self.performer = Performer(
+                tasks, lambda: self.connection, self._publisher, self._clock, self._rng
+            )
+            self.post(e.Started(self._now()))
+            task_status.started()
+            async for letter in self._receive:
+                self._consume(letter, tasks)
+                if self.snapshot.stopping and not self.snapshot.ending:
+                    break
+            await self.performer.pool.cool()
+            self._release()
+            tasks.cancel_scope.cancel()
+
+    def _release(self) -> None:
+        """Let go of whoever still waits for an answer: there will be none."""
+        self._send.close()
+        while True:
+            try:
+                letter = self._receive.receive_nowait()
+            except (anyio.WouldBlock, anyio.EndOfStream):
+                return
+            if letter.done is not None:
+                letter.done.set()
+
+    def post(self, event: e.Event) -> None:
+        """Queue an event; never waits."""
+        try:
+            self._send.send_nowait(_Letter(event))
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            return  # what was under way when the supervisor ended has nobody to tell
+
+    async def ask(self, event: e.Request) -> Step:
+        """Queue a request and wait for its step. Raises `ClosedError` when it is too late."""
+        letter = _Letter(event, anyio.Event())
+        try:
+            self._send.send_nowait(letter)
+        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
+            raise ClosedError from None
+        assert letter.done is not None  # noqa: S101  made above
+        await letter.done.wait()
+        if letter.step is None:
+            raise ClosedError
+        return letter.step
+
+    def configure(self, connection: Connection) -> None:
+        """Put new settings in force for what comes; `ConfigReloaded` says whether to reconnect."""
+        self.connection = connection
+
+    def _consume(self, letter: _Letter, tasks: TaskGroup) -> None:
+        before = self.snapshot
+        try:
+            after, commands = step(before, letter.event, self.connection.policy)
+        except Exception as error:
+            if self._strict:
+                raise
+            after, commands = self._survive(error)
+        self.snapshot = after
+        self._call_off(after)
+        for command in commands:
+            self._start(command, tasks)
+        if after is not before:
+            self._tell(before, after, letter.event, tasks)
+        if letter.done is not None:
+            letter.step = Step(before, after)
+            letter.done.set()
+
+    def _survive(self, error: Exception) -> tuple[Snapshot, tuple[Command, ...]]:
+        """Go on after a bug in the core, without a session."""
+        fault = Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, f"{type(error).__name__}: {error}")
+        self._publisher.internal(fault)
+        return abandon(self.snapshot, self._now(), fault, self.connection.policy)
+
+    def _call_off(self, snapshot: Snapshot) -> None:
+        for slot, running in self._running.items():
+            if snapshot.awaiting.get(slot) != running.epoch:
+                running.scope.cancel()
+
+    def _start(self, command: Command, tasks: TaskGroup) -> None:
+        others = list(self._running.values()) if isinstance(command, EndSession) else []
+        same = self._running.get(command.SLOT)
+        running = self._running[command.SLOT] = _Running(command.epoch)
+        waits = [*others, same] if same else others
+        name = f"{type(command).__name__}#{command.epoch}"
+        tasks.start_soon(self._perform, command, running, waits, name=name)
+
+    async def _perform(self, command: Command, mine: _Running, first: list[_Running]) -> None:
+        """Perform a command, when what it replaces has ended; post its answer unless called off."""
+        assert self.performer is not None  # noqa: S101  made before any command
+        try:
+            with mine.scope:
+                for running in first:
+                    await running.done.wait()
+                self.post(await self.performer.perform(command, self.post))
+        finally:
+            mine.done.set()
+            if self._running.get(command.SLOT) is mine:
+                del self._running[command.SLOT]
+
+    def _tell(self, before: Snapshot, after: Snapshot, event: e.Event, tasks: TaskGroup) -> None:
+        """Publish what a step has changed."""
+        performer = self.performer
+        assert performer is not None  # noqa: S101  made before any event
+        if isinstance(event, (e.AttemptSucceeded, e.AttemptFailed)) and performer.attempt:
+            self._tell_attempt(performer.attempt.document(), after)
+        if before.attached_s is not None and after.attached_s is None:
+            self._publisher.connection_lost(self._now() - before.attached_s, _why(before, after))
+        if before.state is not after.state:
+            self.times.enter(after.state)
+            self._publisher.state_changed(
+                before.state, after.state, _trigger(after, event), after.reasons
+            )
+            self._warm_up_or_cool(after, tasks)
+
+    def _tell_attempt(self, document: AttemptDocument, after: Snapshot) -> None:
+        self.history.append(document)
+        at_s = after.retry_at_s
+        self._publisher.attempt_finished(
+            document,
+            None if at_s is None else self._clock.at(at_s),
+            None if at_s is None else at_s - self._now(),
+        )
+
+    def _warm_up_or_cool(self, after: Snapshot, tasks: TaskGroup) -> None:
+        """Keep a session warm while there is none that works, and only then."""
+        assert self.performer is not None  # noqa: S101  made before any event
+        pool = self.performer.pool
+        if not after.wants_attempts or after.state is State.CONNECTED:
+            tasks.start_soon(pool.cool, name="cool")
+        elif after.state is not State.DISCOVERING:
+            pool.keep_warm(self.connection)
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+
+def _why(before: Snapshot, after: Snapshot) -> Fault | None:
+    """The fault that ended an attachment; None where a person did."""
+    return after.error if after.error is not None else next(iter(before.reasons), None)
+
+
+def _trigger(after: Snapshot, event: e.Event) -> str:
+    """Name what changed the state: what began the attempt, else the event."""
+    if after.state is State.DISCOVERING and after.attempt is not None:
+        return after.attempt.trigger
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()

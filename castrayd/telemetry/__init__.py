@@ -1,0 +1,1 @@
+"""What castrayd says: one fact is one event in the stream and one line in the log."""

@@ -1,0 +1,87 @@
+"""What an attempt is made with: token sources, candidates, what a reload changes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from castrayd.core.candidates import LOCAL, Candidate, candidate
+from castrayd.supervisor.connection import Connection, find_token
+
+
+def _file(path: Path, text: str) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def test_token_sources_are_asked_in_order(tmp_path: Path) -> None:
+    """Our file wins over the credential, that over Ray's variables, those over Ray's file."""
+    environ = {
+        "CREDENTIALS_DIRECTORY": str(tmp_path / "cred"),
+        "RAY_AUTH_TOKEN": "of-the-variable",
+        "RAY_AUTH_TOKEN_PATH": _file(tmp_path / "path", "of-the-path\n"),
+        "HOME": str(tmp_path),
+    }
+    ours = _file(tmp_path / "ours", "of-our-file\n")
+    _file(tmp_path / "cred" / "ray-token", "of-the-credential")
+    _file(tmp_path / ".ray" / "auth_token", "of-the-home")
+    removals = (None, tmp_path / "ours", tmp_path / "cred" / "ray-token")
+
+    seen = []
+    for path in removals:
+        if path is not None:
+            path.unlink()
+        seen.append(find_token(ours, environ))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "HOME"):
+        del environ[name]
+        seen.append(find_token(ours, environ))
+
+    assert [
+        "ray.token_file",
+        "credential:ray-token",
+        "env:RAY_AUTH_TOKEN",
+        "env:RAY_AUTH_TOKEN_PATH",
+        "file:~/.ray/auth_token",
+        None,
+    ] == [token and token.source for token in seen]
+
+
+def test_token_is_not_in_its_repr() -> None:
+    """A token that slips into a log line by repr shows its source alone."""
+    token = find_token(None, {"RAY_AUTH_TOKEN": "very-secret"})
+
+    assert token is not None
+    assert "very-secret" not in repr(token)
+
+
+def test_request_is_tried_alone() -> None:
+    """An address asked for by a request takes the place of all configured ones."""
+    connection = Connection(config_addresses=("a:1", "b:2"))
+
+    assert ["c:3"] == [one.text for one in connection.candidates("c:3")]
+    assert ["a:1", "b:2"] == [one.text for one in connection.candidates(None)]
+
+
+@pytest.mark.parametrize(
+    ("attached", "kept"),
+    [
+        (candidate("a:1", "config"), True),
+        (candidate("a:1", "env:RAY_ADDRESS"), True),
+        (candidate("b:2", "config"), False),
+        (Candidate("local", "local", LOCAL), False),
+    ],
+)
+def test_offers_only_what_is_still_a_candidate(attached: Candidate, *, kept: bool) -> None:
+    """After a reload an attachment stays only when its address is still asked for."""
+    assert kept is Connection(config_addresses=("a:1",), allow_local_start=True).offers(attached)
+
+
+def test_fits_and_aims_tell_what_matters() -> None:
+    """A changed namespace needs another session; a changed address only another attempt."""
+    old = Connection(config_addresses=("a:1",))
+
+    assert not replace(old, namespace="other").fits(old)
+    assert replace(old, config_addresses=("b:2",)).fits(old)
+    assert replace(old, config_addresses=("b:2",)).aims(old)
+    assert not replace(old).aims(old)
