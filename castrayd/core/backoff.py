@@ -7,13 +7,16 @@ __all__ = ("ceiling_s", "retry_at_s")
 
 
 def ceiling_s(failures: int, retry: Retry, policy: BackoffPolicy) -> float:
-    """The longest wait, in seconds, after `failures` attempts in a row (1 and up).
+    """The longest wait, in seconds, after `failures` attempts in a row that did not last.
 
-    A fault that only a person can mend goes straight to the cap.
+    The first retry comes at once, then the ceiling doubles from `initial_s` to `max_s`. A fault
+    that only a person can mend goes straight to the cap.
     """
     if retry is Retry.OPERATOR:
         return policy.max_s
-    doublings = min(failures - 1, 62)  # beyond, a float of 2**n says nothing and then overflows
+    if failures <= 1:
+        return 0.0
+    doublings = min(failures - 2, 62)  # beyond, a float of 2**n says nothing and then overflows
     return min(policy.max_s, policy.initial_s * 2.0**doublings)
 
 

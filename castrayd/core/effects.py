@@ -265,7 +265,7 @@ def ended(snapshot: Snapshot, event: e.SessionEnded, policy: Policy) -> Change:
 
 def _after_loss(snapshot: Snapshot, event: e.SessionEnded, policy: Policy) -> Change:
     """The first retry comes at once; a connection that was never stable keeps backing off."""
-    wait_s = ceiling_s(snapshot.counted, Retry.TRANSIENT, policy.backoff) if snapshot.counted else 0
+    wait_s = ceiling_s(snapshot.counted, Retry.TRANSIENT, policy.backoff)
     due_s = snapshot.began_s + wait_s * event.jitter
     if due_s <= event.at_s:
         return _begin(snapshot, event.at_s, Trigger.SESSION_LOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -44,6 +45,7 @@ class Attachment:
             import ray  # noqa: PLC0415  half a second, and only here
         except ImportError as error:
             raise Refusal("dependency_missing", f"{_where()} cannot import ray: {error}") from error
+        logging.getLogger("ray._private.worker").addFilter(_worth_saying)
         self._ray = ray
         return {"ray": ray.__version__}
 
@@ -91,6 +93,11 @@ class Attachment:
         """End a local cluster cleanly."""
         self._map = None
         self._ray.shutdown()
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Ray warns that it leaves SIGTERM alone off the main thread: that is why we are off it."""
+    return "SIGTERM handler" not in str(record.msg)
 
 
 def _arguments(ray: Any, request: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class AttachedChecks:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._follow_gcs, name="gcs-watch")
                 tasks.start_soon(self._ask_gcs, name="gcs-check")
-                tasks.start_soon(self._ask, Check.SESSION, self._subjects.ping, name="ping")
+                tasks.start_soon(self._ask_session, name="ping")
                 tasks.start_soon(self._ask_dependants, name="heartbeat")
                 if self._raylet is not None:
                     tasks.start_soon(self._follow_raylet, self._raylet, name="raylet-watch")
@@ -151,37 +151,49 @@ class AttachedChecks:
 
     # --- the session, and what it sees of the cluster ---
 
-    async def _ask(self, check: Check, ask: Ask) -> None:
+    async def _ask_session(self) -> None:
         while True:
-            if await self._ask_once(check, ask):
-                await anyio.sleep(self._checks.interval_s)
-
-    async def _ask_once(self, check: Check, ask: Ask) -> bool:
-        try:
-            await ask(self._checks.timeout_s)
-        except AttachError as error:
-            self._report(CheckReport(check, error.fault, certain=False))
-            if error.fault.type is ErrorType.SESSION_EXITED:
-                await anyio.sleep_forever()  # the exit itself is told by the process's own watch
-            return False
-        self._report(CheckReport(check, None))
-        return True
+            try:
+                await self._subjects.ping(self._checks.timeout_s)
+            except AttachError as error:
+                await self._dependant_missed(Check.SESSION, error.fault)
+                continue
+            self._report(CheckReport(Check.SESSION, None))
+            await anyio.sleep(self._checks.interval_s)
 
     async def _ask_dependants(self) -> None:
         """Heartbeat each round, identity each fifth: only while the control plane is good."""
         rounds = 0
         while True:
-            if self._gcs_good:
-                good = await self._ask_once(Check.HEARTBEAT, self._subjects.heartbeat)
-                if rounds % IDENTITY_EVERY == 0 and self._gcs_good:
-                    await self._ask_cluster_id()
-                rounds += 1
-                if not good:
-                    continue
-                await anyio.sleep(self._checks.interval_s)
-            else:
+            if not self._gcs_good:
                 rounds = 0
                 await anyio.sleep(ASK_AGAIN_S)
+                continue
+            try:
+                await self._subjects.heartbeat(self._checks.timeout_s)
+            except AttachError as error:
+                if await self._gcs_answers():
+                    await self._dependant_missed(Check.HEARTBEAT, error.fault)
+                continue
+            self._report(CheckReport(Check.HEARTBEAT, None))
+            if rounds % IDENTITY_EVERY == 0:
+                await self._ask_cluster_id()
+            rounds += 1
+            await anyio.sleep(self._checks.interval_s)
+
+    async def _dependant_missed(self, check: Check, fault: Fault) -> None:
+        self._report(CheckReport(check, fault, certain=False))
+        if fault.type is ErrorType.SESSION_EXITED:
+            await anyio.sleep_forever()  # the exit itself is told by the process's own watch
+
+    async def _gcs_answers(self) -> bool:
+        """Look for the root cause first: a heartbeat cannot pass through a GCS that is silent."""
+        try:
+            await self._gcs.check(self._checks.timeout_s)
+        except AttachError:
+            self._nudge.set()
+            return False
+        return True
 
     async def _ask_cluster_id(self) -> None:
         try:

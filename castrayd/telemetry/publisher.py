@@ -123,7 +123,8 @@ class Publisher:
         """The session's process has said something."""
         plain = {"session_id": session_id, "stream": stream, "text": text}
         keys = {"castray.session.id": session_id, "castray.session.stream": stream}
-        self._tell("castray.session.output", plain, "info", f"session: {text}", keys)
+        level = "info" if stream == "stderr" else "debug"  # Ray dumps whole logs to stdout
+        self._tell("castray.session.output", plain, level, f"session: {text}", keys)
 
     def internal(self, fault: Fault) -> None:
         """A bug was survived; to be called while its exception is handled."""

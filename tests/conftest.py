@@ -1,0 +1,79 @@
+"""What every test has: means that are looked for, and skips that say what is missing."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.support.ray import RayHead, ray_head
+
+settings.register_profile("castrayd", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("castrayd")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require", default="", help="means that must be there: ray,lab")
+    parser.addoption("--long", action="store_true", help="run the slow forms too")
+
+
+def _missing(mark: str) -> str | None:
+    """Why tests of a mark cannot run here; None when they can."""
+    if mark == "ray" and importlib.util.find_spec("ray") is None:
+        return "ray is not installed"
+    if mark == "lab" and os.geteuid() != 0:
+        return "network namespaces need root"
+    if mark == "lab" and shutil.which("ip") is None:
+        return "iproute2 is not installed"
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    required = set(filter(None, config.getoption("--require").split(",")))
+    for item in items:
+        for mark in ("ray", "lab"):
+            reason = _missing(mark) if item.get_closest_marker(mark) else None
+            if reason and mark in required:
+                pytest.exit(f"--require={mark}: {reason}", returncode=1)
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("long") and not config.getoption("--long"):
+            item.add_marker(pytest.mark.skip(reason="a slow form: run with --long"))
+
+
+def _python_of(request: pytest.FixtureRequest, variable: str, what: str) -> str:
+    python = os.environ.get(variable)
+    if python:
+        return python
+    if "ray" in request.config.getoption("--require"):
+        pytest.fail(f"{variable} must name {what}")
+    pytest.skip(f"{variable} names no {what}")
+
+
+@pytest.fixture(scope="session")
+def other_python(request: pytest.FixtureRequest) -> str:
+    """A Python of another version than ours, with the same Ray."""
+    return _python_of(request, "CASTRAY_TEST_OTHER_PYTHON", "Python of another version, with ray")
+
+
+@pytest.fixture(scope="session")
+def cluster_python(request: pytest.FixtureRequest) -> str:
+    """A Python of our version with Ray and without castrayd."""
+    return _python_of(request, "CASTRAY_TEST_CLUSTER_PYTHON", "Python with ray, without castrayd")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[RayHead]:
+    """A real head, shared by a module; a test that breaks it starts it again."""
+    with ray_head() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_here() -> Iterator[None]:
+    """The tests' own process never imports ray either: what they see, the daemon can see."""
+    yield
+    assert "ray" not in sys.modules

@@ -1,0 +1,1 @@
+"""What the tests share: real clusters, awkward peers, a running daemon."""

@@ -1,0 +1,210 @@
+"""A running castrayd: a real process on a real socket, watched for what it leaves behind."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+
+from tests.support.processes import MARK, marked, new_mark, reap_marked
+
+__all__ = ("Daemon", "running_daemon")
+
+STOP_S = 15.0
+
+
+class Daemon:
+    """The daemon as an operator sees it."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.socket = folder / "s"
+        self.log_path = folder / "log"
+        self.mark = new_mark()
+        self._environ = {**environ, MARK: self.mark}
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self, *prefix: str) -> None:
+        """Start the process; does not wait for its socket."""
+        command = [
+            *prefix, sys.executable, "-m", "castrayd", "run",
+            f"--socket={self.socket}", f"--state-dir={self.folder / 'state'}",
+            "--log-format=json", "--log-level=debug", *self._arguments,
+        ]  # fmt: skip
+        with self.log_path.open("ab") as out:
+            self._process = subprocess.Popen(
+                command, env=self._environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+    async def answers(self, timeout_s: float = 10.0) -> None:
+        """Wait until the socket answers."""
+        with anyio.fail_after(timeout_s):
+            while True:
+                with contextlib.suppress(OSError, aiohttp.ClientError):
+                    await self.get("/api/health/live")
+                    return
+                assert self.process.poll() is None, self.log_text()
+                await anyio.sleep(0.01)
+
+    @property
+    def process(self) -> "subprocess.Popen[bytes]":
+        """The daemon's own process."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def pid(self) -> int:
+        """The daemon's own pid."""
+        return self.process.pid
+
+    def children(self) -> dict[int, str]:
+        """Every other process that this daemon has started, by pid, directly or not."""
+        return {pid: line for pid, line in marked(self.mark).items() if pid != self.pid}
+
+    # --- the API ---
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, **options: Any
+    ) -> tuple[int, Any]:
+        """Make a request; returns status and document."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        timeout = aiohttp.ClientTimeout(total=20)
+        async with (
+            aiohttp.ClientSession("http://castrayd", connector=connector, timeout=timeout) as web,
+            web.request(method, path, json=body, **options) as response,
+        ):
+            return response.status, json.loads(await response.read() or b"null")
+
+    async def get(self, path: str) -> Any:
+        """GET a document."""
+        return (await self.ask("GET", path))[1]
+
+    async def post(self, path: str, body: Any = None) -> tuple[int, Any]:
+        """POST; returns status and document."""
+        return await self.ask("POST", path, {} if body is None else body)
+
+    async def status(self) -> Any:
+        """GET /api/status."""
+        return await self.get("/api/status")
+
+    async def wait_status(self, what: str, condition: Any, timeout_s: float = 20.0) -> Any:
+        """Poll status until it satisfies `condition`; returns it."""
+        status = None
+        with anyio.move_on_after(timeout_s):
+            while True:
+                status = await self.status()
+                if condition(status):
+                    return status
+                await anyio.sleep(0.02)
+        raise AssertionError(f"not within {timeout_s} s: {what}; {status}\n{self.log_text()[-4000:]}")
+
+    async def wait_state(self, state: str, timeout_s: float = 20.0) -> Any:
+        """Poll status until the state is `state`; returns it."""
+        return await self.wait_status(state, lambda s: s["state"] == state, timeout_s)
+
+    async def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """Every event so far, of one name or of all."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        async with (
+            aiohttp.ClientSession("http://castrayd", connector=connector) as web,
+            web.get("/api/events?since=0") as response,
+        ):
+            lines = [json.loads(line) async for line in response.content]
+        return [line for line in lines[1:] if name is None or line["name"] == name]
+
+    async def wait_event(self, name: str, condition: Any, timeout_s: float = 20.0) -> Any:
+        """Poll the event stream for an event; returns the first that fits."""
+        with anyio.move_on_after(timeout_s):
+            while True:
+                for event in await self.events(name):
+                    if condition(event):
+                        return event
+                await anyio.sleep(0.05)
+        raise AssertionError(f"no {name} within {timeout_s} s\n{self.log_text()[-4000:]}")
+
+    async def states(self) -> list[str]:
+        """The states entered, in order."""
+        return [event["to"] for event in await self.events("castray.state.changed")]
+
+    # --- the process ---
+
+    def log_text(self) -> str:
+        """What it has logged."""
+        return self.log_path.read_text()
+
+    def logs(self) -> list[dict[str, Any]]:
+        """Its log lines, each of which must be JSON."""
+        return [json.loads(line) for line in self.log_text().splitlines()]
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    async def exit_code(self, timeout_s: float = STOP_S) -> int:
+        """Wait for its end."""
+        with anyio.fail_after(timeout_s):
+            while (code := self.process.poll()) is None:
+                await anyio.sleep(0.01)
+        return code
+
+    async def nothing_left(self, timeout_s: float) -> None:
+        """Wait until no process of it lives."""
+        deadline = time.monotonic() + timeout_s
+        while left := marked(self.mark):
+            assert time.monotonic() < deadline, f"left after {timeout_s} s: {left}"
+            await anyio.sleep(0.02)
+
+    async def stop(self) -> None:
+        """SIGTERM: exit 0, nothing left, no bug logged."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            code = await self.exit_code()
+            assert code == 0, (code, self.log_text()[-4000:])
+            await self.nothing_left(1.0)
+        text = self.log_text()
+        assert "castray.internal" not in text, text[-4000:]
+        assert "Traceback" not in text, text[-4000:]
+
+
+@asynccontextmanager
+async def running_daemon(
+    *arguments: str,
+    address: str | None = None,
+    config: str = "",
+    environ: Mapping[str, str] | None = None,
+    launch: bool = True,
+) -> AsyncIterator[Daemon]:
+    """A daemon for the length of a block; at its end it must stop cleanly and leave nothing."""
+    folder = Path(tempfile.mkdtemp(prefix="cd-", dir="/tmp"))
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CASTRAYD_"))}
+    env = {**kept, "PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"}
+    env["HOME"] = str(folder)  # a token in the developer's own home is not the test's
+    if address is not None:
+        env["RAY_ADDRESS"] = address
+    (folder / "castrayd.toml").write_text(config)
+    daemon = Daemon(folder, {**env, **(environ or {})}, (f"--config={folder}/castrayd.toml", *arguments))
+    try:
+        if launch:
+            daemon.launch()
+            await daemon.answers()
+        yield daemon
+        if daemon._process is not None:
+            await daemon.stop()
+    finally:
+        with anyio.CancelScope(shield=True):
+            reap_marked(daemon.mark)
+            if daemon._process is not None:
+                daemon._process.wait()
+        shutil.rmtree(folder, ignore_errors=True)

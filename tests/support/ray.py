@@ -1,0 +1,159 @@
+"""A real Ray head for tests, started and ended by pid. Ray itself is never imported here."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from castrayd.probe.local_node import Raylet, raylets
+from tests.support.processes import MARK, free_port, kill, marked, new_mark, reap_marked, until
+
+__all__ = ("RayHead", "ray_head")
+
+START_S = 60.0
+
+
+class RayHead:
+    """One head with one raylet, in a temporary folder of its own.
+
+    Without `--block`, under which Ray ends the whole head when one of its processes dies.
+    """
+
+    def __init__(
+        self, *, token: str | None = None, python: str = sys.executable, port: int | None = None
+    ) -> None:
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.token = token
+        self._python = python
+        self._mark = new_mark()
+        self._started: list[subprocess.Popen[bytes]] = []
+        self._folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start GCS and raylet; with `wait` return when both are there."""
+        ports = [free_port() for _ in range(4)]
+        command = [
+            *self._ray("start", "--head", "--disable-usage-stats"),
+            f"--port={self.port}",
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            "--include-dashboard=false",
+            f"--temp-dir={self._folder}",
+            f"--ray-client-server-port={ports[0]}",
+            f"--dashboard-port={ports[1]}",
+            f"--dashboard-agent-listen-port={ports[2]}",
+            f"--dashboard-agent-grpc-port={ports[3]}",
+        ]
+        self._run(command)
+        if wait:
+            until(lambda: self.gcs_pid and self.raylet, START_S, f"a head on {self.port}")
+
+    def start_raylet(self) -> None:
+        """Start another raylet of this cluster on this host; Ray demands a living head for it."""
+        ports = [free_port() for _ in range(2)]
+        command = [
+            *self._ray("start", f"--address={self.address}", "--disable-usage-stats"),
+            "--num-cpus=1",
+            "--object-store-memory=80000000",
+            f"--dashboard-agent-listen-port={ports[0]}",
+            f"--dashboard-agent-grpc-port={ports[1]}",
+        ]
+        before = len(self.raylets)
+        self._run(command)
+        until(lambda: len(self.raylets) > before, START_S, "another raylet")
+
+    def _ray(self, *arguments: str) -> list[str]:
+        script = "from ray.scripts.scripts import main; main()"
+        return [self._python, "-c", script, *arguments]
+
+    def _run(self, command: list[str]) -> None:
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        environ |= {MARK: self._mark, "RAY_USAGE_STATS_ENABLED": "0"}
+        if self.token is None:
+            environ["RAY_AUTH_MODE"] = "disabled"
+        else:
+            environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        with (self._folder / "out.txt").open("ab") as out:
+            self._started.append(
+                subprocess.Popen(
+                    command, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                    start_new_session=True,
+                )
+            )
+
+    @property
+    def gcs_pid(self) -> int | None:
+        """The pid of the GCS, once it listens."""
+        pids = [pid for pid, line in marked(self._mark).items() if "/gcs_server " in line]
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                listening = psutil.Process(pid).net_connections("tcp")
+                if any(c.laddr.port == self.port and c.status == "LISTEN" for c in listening):
+                    return pid
+        return None
+
+    @property
+    def raylets(self) -> list[Raylet]:
+        """The raylets of this cluster, the oldest (the head's own) first."""
+        ours = marked(self._mark)
+        found = [r for r in raylets() if r.pid in ours and Path(r.socket).is_socket()]
+        return sorted(found, key=lambda raylet: raylet.pid)
+
+    @property
+    def raylet(self) -> Raylet | None:
+        """The head's own raylet, once it accepts connections."""
+        return next(iter(self.raylets), None)
+
+    def kill_gcs(self) -> None:
+        """SIGKILL the GCS alone."""
+        pid = self.gcs_pid
+        assert pid is not None
+        kill(pid)
+
+    def kill_raylet(self) -> None:
+        """SIGKILL the head's own raylet, which a driver prefers."""
+        raylet = self.raylet
+        assert raylet is not None
+        kill(raylet.pid)
+
+    def kill(self) -> None:
+        """SIGKILL everything of this cluster at once."""
+        reap_marked(self._mark)
+        for process in self._started:
+            process.wait()
+        self._started.clear()
+
+    def stop(self) -> None:
+        """End everything of this cluster and remove its folder."""
+        for pid in marked(self._mark):
+            kill(pid, signal.SIGCONT)
+        self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def output(self) -> str:
+        """What `ray start` said."""
+        return re.sub(r"\x1b\[[0-9;]*m", "", (self._folder / "out.txt").read_text())
+
+
+@contextlib.contextmanager
+def ray_head(
+    *, token: str | None = None, python: str = sys.executable, port: int | None = None,
+    start: bool = True,
+) -> Iterator[RayHead]:
+    """A head for the length of a block."""
+    head = RayHead(token=token, python=python, port=port)
+    try:
+        if start:
+            head.start()
+        yield head
+    finally:
+        head.stop()
