@@ -11,7 +11,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -37,9 +37,9 @@ from castrayd.ledger import Ledger, Wish
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.settings import Settings, changed, load
 from castrayd.supervisor.connection import Connection
-from castrayd.supervisor.documents import Warning
+from castrayd.supervisor.documents import StandingWarning
 from castrayd.supervisor.service import AttachmentService, Identity
-from castrayd.supervisor.supervisor import Supervisor
+from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
@@ -47,6 +47,7 @@ from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
 
+EXIT_INTERNAL: Final = 70
 EXIT_RUNNING: Final = 73
 EXIT_CONFIG: Final = 78
 
@@ -87,17 +88,23 @@ async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ..
     try:
         with claim(daemon.socket_path) as listener:
             await daemon.serve(listener)
+    except (SettingsError, AlreadyRunningError):
+        raise
+    except Exception:
+        log.exception("castrayd ends: this is a bug, please report it")
+        return EXIT_INTERNAL
     finally:
         daemon.ledger.close()
+    if not daemon.supervisor.snapshot.stopping:
+        log.critical("castrayd ends without having been told to: this is a bug")
+        return EXIT_INTERNAL
     return 0
 
 
 class _Daemon:
     """All parts of one running daemon."""
 
-    def __init__(
-        self, request: RunRequest, settings: Settings, warnings: tuple[str, ...]
-    ) -> None:
+    def __init__(self, request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> None:
         self.request = request
         self.settings = settings
         self.clock = Clock()
@@ -186,6 +193,8 @@ class _Daemon:
     async def _reload_by_signal(self) -> None:
         try:
             await self.reload()
+        except ClosedError:
+            return
         except SettingsError as error:
             plain = {"changed": [], "reconnect": False, "error": str(error)}
             self.publisher.config_reloaded(plain, f"settings refused: {error}", "error")
@@ -215,16 +224,17 @@ class _Daemon:
         connection = self.supervisor.connection
         first = next(iter(connection.candidates(None)), None)
         aim = f"{first.text} ({first.source})" if first else "no address configured"
-        log.info(
+        message = (
             f"castrayd {castrayd.__version__} serves {self.socket_path}; "
-            f"aims at {aim}, namespace {connection.namespace}",
-            **{
-                "event.name": "castray.daemon.started",
-                "server.address": first.text if first else None,
-                "castray.address.source": first.source if first else None,
-                "castray.namespace": connection.namespace,
-            },
+            f"aims at {aim}, namespace {connection.namespace}"
         )
+        keys = {
+            "event.name": "castray.daemon.started",
+            "server.address": first.text if first else None,
+            "castray.address.source": first.source if first else None,
+            "castray.namespace": connection.namespace,
+        }
+        log.info(message, **keys)
 
     def _warn(self, ignored: tuple[str, ...]) -> None:
         """Put the standing warnings into status, and into the log once."""
@@ -239,7 +249,7 @@ class _Daemon:
             "ledger_damaged": "Keep the file for a report; what was wanted before is forgotten.",
         }
         self.service.warnings = tuple(
-            Warning(code, "warning", text, hints[code], now) for code, text in texts
+            StandingWarning(code, "warning", text, hints[code], now) for code, text in texts
         )
         for code, text in texts:
             log.warning(text, code=code)

@@ -22,7 +22,8 @@ __all__ = ("PREFIX", "Settings", "SettingsField", "changed", "fields", "load", "
 
 PREFIX: Final = "CASTRAYD_"
 
-Seconds = Annotated[float, Meta(gt=0, le=86400)]
+DAY_S: Final = 86400
+Seconds = Annotated[float, Meta(gt=0, le=DAY_S)]
 Name = Annotated[str, Meta(min_length=1)]
 
 _BACKOFF, _CHECKS, _DEADLINES, _POLICY = BackoffPolicy(), Checks(), Deadlines(), Policy()
@@ -47,7 +48,8 @@ class RaySettings(Struct, frozen=True, forbid_unknown_fields=True):
         Seconds, Meta(description="how long it must stay unreachable for that")
     ] = 60.0
     local_working_dir: Annotated[
-        str | None, Meta(description="working_dir of a local cluster; default: where it was started")
+        str | None,
+        Meta(description="working_dir of a local cluster; default: where it was started"),
     ] = None
     token_file: Annotated[
         str | None, Meta(description="file with the cluster's token, read anew at each attempt")
@@ -138,9 +140,7 @@ class DeadlineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     init_s: Annotated[Seconds, Meta(description="ray.init")] = _DEADLINES.init_s
     nodes_s: Annotated[Seconds, Meta(description="the node map")] = _DEADLINES.nodes_s
-    attempt_s: Annotated[Seconds, Meta(description="the attempt as a whole")] = (
-        _DEADLINES.attempt_s
-    )
+    attempt_s: Annotated[Seconds, Meta(description="the attempt as a whole")] = _DEADLINES.attempt_s
 
 
 class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,7 +217,9 @@ def fields() -> Iterator[SettingsField]:
         for field in msgspec.structs.fields(section.type):
             key = f"{section.name}.{field.name}"
             default = _default(field)
-            yield SettingsField(key, field.type, default, _description(field.type), key not in _RESTART)
+            yield SettingsField(
+                key, field.type, default, _description(field.type), key not in _RESTART
+            )
 
 
 def _default(field: Any) -> object:  # noqa: ANN401  msgspec's FieldInfo is not exported
@@ -240,6 +242,7 @@ def load(
     """
     problems: list[SettingsProblem] = []
     tree = _read(path)
+    _validated(tree, problems)  # a fault of the file is told also where an argument hides it
     variables, warnings = _variables(environ)
     for key, value in (*variables.items(), *overrides.items()):
         section, _, name = key.partition(".")
@@ -250,7 +253,8 @@ def load(
     if not problems:
         problems += _together(values)
     if problems:
-        raise SettingsError(str(path) if path else "settings", tuple(problems))
+        unique = tuple(dict.fromkeys(problems))
+        raise SettingsError(str(path) if path else "settings", unique)
     return values, warnings
 
 
@@ -305,7 +309,10 @@ def _validated(tree: dict[str, Any], problems: list[SettingsProblem]) -> Setting
 
 
 def _section(
-    name: str, kind: Any, body: dict[str, Any], problems: list[SettingsProblem]  # noqa: ANN401
+    name: str,
+    kind: Any,  # noqa: ANN401  one of the Structs above
+    body: dict[str, Any],
+    problems: list[SettingsProblem],
 ) -> Any:  # noqa: ANN401
     known = {field.name: field.type for field in msgspec.structs.fields(kind)}
     values = {}
@@ -360,7 +367,9 @@ def table() -> str:
     for field in fields():
         default = f"`{msgspec.json.encode(field.default).decode()}`"
         reload = "yes" if field.reload else "restart"
-        rows.append(f"| `{field.key}` | {_type(field.type)} | {default} | {reload} | {field.description} |")
+        rows.append(
+            f"| `{field.key}` | {_type(field.type)} | {default} | {reload} | {field.description} |"
+        )
     return "\n".join(rows)
 
 
@@ -368,8 +377,14 @@ def _type(annotated: Any) -> str:  # noqa: ANN401
     schema = msgspec.json.schema(annotated)
     kinds = schema.get("anyOf") or [schema]
     names = [kind.get("type") or " ".join(map(str, kind.get("enum", ()))) for kind in kinds]
-    limits = " ".join(f"{_LIMITS[k]} {v:g}" for k, v in schema.items() if k in _LIMITS and v != 86400)  # noqa: PLR2004
+    bounds = {k: v for k, v in schema.items() if k in _LIMITS and v != DAY_S}
+    limits = " ".join(f"{_LIMITS[k]} {v:g}" for k, v in bounds.items())
     return " or ".join(name for name in names if name != "null") + (f" {limits}" if limits else "")
 
 
-_LIMITS: Final = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+_LIMITS: Final = {
+    "exclusiveMinimum": ">",
+    "minimum": ">=",
+    "exclusiveMaximum": "<",
+    "maximum": "<=",
+}

@@ -45,11 +45,11 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def run(config: Path | None, instance: str | None, address: str | None, **given: Any) -> None:  # noqa: ANN401
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings."""
-    from castrayd.daemon import RunRequest, run as run_daemon  # noqa: PLC0415  help stays quick
+    from castrayd import daemon  # noqa: PLC0415  so that help is quick
 
     overrides = {_KEYS[name]: value for name, value in given.items() if value is not None}
-    request = RunRequest(config, instance, overrides, address, dict(os.environ))
-    raise SystemExit(run_daemon(request))
+    request = daemon.RunRequest(config, instance, overrides, address, dict(os.environ))
+    raise SystemExit(daemon.run(request))
 
 
 _KEYS: Final = {

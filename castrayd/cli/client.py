@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, BinaryIO
+from typing import Any, BinaryIO, Final
 
 __all__ = ("ApiRefusedError", "Client", "NoDaemonError")
 

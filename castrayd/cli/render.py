@@ -66,7 +66,11 @@ def _session_rows(status: dict[str, Any]) -> Iterable[tuple[str, str]]:
     if cluster:
         cpus = cluster["resources_total"].get("CPU", 0)
         yield "cluster", f"{cluster['id'] or 'id unknown'}"
-        dead = f", {style(str(cluster['nodes_dead']) + ' dead', 'yellow')}" if cluster["nodes_dead"] else ""
+        dead = (
+            f", {style(str(cluster['nodes_dead']) + ' dead', 'yellow')}"
+            if cluster["nodes_dead"]
+            else ""
+        )
         yield "nodes", f"{cluster['nodes_alive']} alive{dead}, {cpus:g} CPUs"
 
 
@@ -156,8 +160,11 @@ def event_line(event: dict[str, Any]) -> str:
         case "snapshot":
             return style(f"-- {event['status']['state']} (seq {event['seq']})", "dim")
         case "castray.state.changed":
-            text = f"{event['from']} -> {style(event['to'], _STATES[event['to']])} ({event['trigger']})"
-            text += "".join(f" {fault['type']}: {fault['message']}" for fault in event["reasons"][:1])
+            target = style(event["to"], _STATES[event["to"]])
+            text = f"{event['from']} -> {target} ({event['trigger']})"
+            text += "".join(
+                f" {fault['type']}: {fault['message']}" for fault in event["reasons"][:1]
+            )
         case "castray.connection.attempt":
             text = _attempt_summary(event)
             text += f" {event['error']['type']}" if event["error"] else ""

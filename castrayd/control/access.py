@@ -59,7 +59,7 @@ def _gids(key: str, names: tuple[str, ...]) -> frozenset[int]:
     try:
         return frozenset(grp.getgrnam(name).gr_gid for name in names)
     except KeyError as error:
-        raise SettingsError("settings", (SettingsProblem(key, str(error.args[0])),)) from error
+        raise SettingsError(key, (SettingsProblem(key, str(error.args[0])),)) from error
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -67,17 +67,16 @@ def _authorise(access: AccessPolicy, request: web.Request) -> None:
     transport = request.transport
     connection = transport.get_extra_info("socket") if transport is not None else None
     if connection is None:
-        raise ApiError(ApiErrorType.FORBIDDEN, "the connection is gone")
+        message = "the connection is gone"
+        raise ApiError(ApiErrorType.FORBIDDEN, message)
     peer = peer_of(connection)
     if request.method in _READS:
         if access.may_read(peer):
             return
     elif access.may_write(peer):
         request["who"] = f"uid {peer.uid}"
-        log.info(
-            f"{request.method} {request.path} by uid {peer.uid} pid {peer.pid}",
-            **{"client.uid": peer.uid, "client.pid": peer.pid},
-        )
+        message = f"{request.method} {request.path} by uid {peer.uid} pid {peer.pid}"
+        log.info(message, **{"client.uid": peer.uid, "client.pid": peer.pid})
         return
     verb = "read" if request.method in _READS else "write"
     raise ApiError(
@@ -108,7 +107,7 @@ def handle_errors(request: web.Request, error: Exception) -> web.Response:
             status = error.status if error.status < 500 else 400  # noqa: PLR2004
             body = ErrorBody(ApiErrorType.BAD_REQUEST, error.reason)
         case _:
-            log.exception("a request failed by a bug", method=request.method, path=request.path)
+            log.error("a request failed by a bug", path=request.path, exc_info=error)
             status = 500
             body = ErrorBody(ApiErrorType.INTERNAL, f"{type(error).__name__}: {error}")
     return web.Response(

@@ -66,7 +66,9 @@ def document() -> dict[str, Any]:
     """Build the document, once."""
     kinds = [bodies.ErrorReply]
     for route in _ROUTES:
-        kinds += [k for key in ("ok", "body", "not_ready") if (k := route.get(key)) not in {None, dict}]
+        kinds += [
+            k for key in ("ok", "body", "not_ready") if (k := route.get(key)) not in {None, dict}
+        ]
     unique = list(dict.fromkeys(kinds))
     refs, components = msgspec.json.schema_components(unique, ref_template=_REF)
     schemas = dict(zip(unique, refs, strict=True))
@@ -90,7 +92,10 @@ def _operation(route: dict[str, Any], schemas: dict[Any, Any]) -> dict[str, Any]
     codes = {400, 403, *route.get("errors", ())} | ({413} if "body" in route else set())
     error = _json(schemas[bodies.ErrorReply])
     responses = {str(code): {"description": "refused", "content": error} for code in sorted(codes)}
-    responses[str(route.get("status", 200))] = {"description": "done", "content": _content(route, schemas)}
+    responses[str(route.get("status", 200))] = {
+        "description": "done",
+        "content": _content(route, schemas),
+    }
     if "not_ready" in route:
         content = _json(schemas[route["not_ready"]])
         responses["503"] = {"description": "not connected", "content": content}

@@ -88,9 +88,7 @@ class Routes:
             raise _paused()
         wait_s = self._reconnects.take()
         if wait_s is not None:
-            raise ApiError(
-                ApiErrorType.RATE_LIMITED, "too many reconnects", retry_after_s=wait_s
-            )
+            raise ApiError(ApiErrorType.RATE_LIMITED, "too many reconnects", retry_after_s=wait_s)
         step = await _still_running(self._service.reconnect(address))
         if step.before.desired is Desired.PAUSED:
             raise _paused()

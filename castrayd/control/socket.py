@@ -85,7 +85,7 @@ def _bind(path: Path) -> socket.socket:
         listener.bind(str(path))
         path.chmod(0o666)
         listener.listen(BACKLOG)
-        listener.setblocking(False)
+        listener.setblocking(False)  # noqa: FBT003  the socket module's form
     except OSError as error:
         listener.close()
         raise _unusable(path, error.strerror or str(error)) from error

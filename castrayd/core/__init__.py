@@ -1,1 +1,1 @@
-"""The pure core: standard library and `castrayd.errors` only; no clock, randomness, I/O, logging."""
+"""The pure core: standard library and `castrayd.errors` alone; no clock, randomness, I/O, log."""

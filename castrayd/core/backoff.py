@@ -20,7 +20,7 @@ def ceiling_s(failures: int, retry: Retry, policy: BackoffPolicy) -> float:
     return min(policy.max_s, policy.initial_s * 2.0**doublings)
 
 
-def retry_at_s(
+def retry_at_s(  # noqa: PLR0913  each a number of its own, all by keyword
     *,
     began_s: float,
     ended_s: float,

@@ -22,7 +22,7 @@ class Desired(StrEnum):
 
 
 class Mode(StrEnum):
-    """How a session joins: by a raylet of this host, by Ray Client, or with a cluster of its own."""
+    """How a session joins: by this host's raylet, by Ray Client, or a cluster of its own."""
 
     DRIVER = "driver"
     CLIENT = "client"

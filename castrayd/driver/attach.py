@@ -27,6 +27,7 @@ class Refusal(Exception):  # noqa: N818  it is no error of ours
         self.code = code
 
     def document(self) -> dict[str, Any]:
+        """Return the error as the wire carries it."""
         return {"type": self.type, "message": self.message, "code": self.code}
 
 
@@ -55,7 +56,7 @@ class Attachment:
         if mode != "local" and (address is None or address in _SELF_STARTERS):
             raise Refusal("address_invalid", f"{address!r} could start a cluster: refused")
         try:
-            context = self._ray.init(**_arguments(self._ray, request))
+            context = self._ray.init(**_arguments(request))
         except BaseException as error:
             raise _translated(error) from error
         facts = self._facts(context)
@@ -100,7 +101,7 @@ def _worth_saying(record: logging.LogRecord) -> bool:
     return "SIGTERM handler" not in str(record.msg)
 
 
-def _arguments(ray: Any, request: dict[str, Any]) -> dict[str, Any]:
+def _arguments(request: dict[str, Any]) -> dict[str, Any]:
     local = request["mode"] == "local"
     arguments: dict[str, Any] = {
         "address": "local" if local else request["address"],
@@ -141,8 +142,10 @@ _CLASSES: tuple[tuple[str, str], ...] = (
     (r"InvalidAuthToken|no authentication token|RAY_AUTH_TOKEN_PATH", "auth_rejected"),
     (r"Could not read 'session_name'|Did GCS start successfully", "cluster_not_ready"),
     (r"No node info found|Failed to get node info", "cluster_not_ready"),
-    (r"Initialization failure from server|Starting Ray client server failed",
-     "client_server_start_failed"),
+    (
+        r"Initialization failure from server|Starting Ray client server failed",
+        "client_server_start_failed",
+    ),
     (r"requires pip package|No module named", "dependency_missing"),
     (r"Invalid address format|Invalid Ray address|Invalid gcs_address", "address_invalid"),
     (r"must not be provided", "config_invalid"),
@@ -156,10 +159,14 @@ def _translated(error: BaseException) -> Refusal:
     return Refusal(kind, _first_lines(text), type(error).__name__)
 
 
+CAUSES = 5
+"""Deeper than any that Ray makes; a cycle of causes must end."""
+
+
 def _chain(error: BaseException | None) -> str:
     """Join the error with its causes: Ray hides the reason in them."""
     parts: list[str] = []
-    while error is not None and len(parts) < 5:
+    while error is not None and len(parts) < CAUSES:
         parts.append(f"{type(error).__name__}: {error}")
         error = error.__cause__ or error.__context__
     return " <- ".join(parts)

@@ -51,7 +51,7 @@ class Child:
         self._lane = Lane("attach")
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "import": lambda _: self._attachment.load(),
-            "attach": lambda r: self._attachment.attach(r),
+            "attach": self._attachment.attach,
             "nodes": lambda _: self._attachment.nodes(),
             "heartbeat": lambda _: self._attachment.heartbeat(),
             "shutdown": lambda _: self._attachment.shutdown(),

@@ -142,9 +142,7 @@ class AttachedChecks:
                     self._tell(Check.RAYLET, ErrorType.LOCAL_NODE_LOST, error.fault.message)
                     return
                 message = f"the raylet of this host is silent: {error.fault.message}"
-                self._tell(
-                    Check.RAYLET, ErrorType.SESSION_UNRESPONSIVE, message, certain=False
-                )
+                self._tell(Check.RAYLET, ErrorType.SESSION_UNRESPONSIVE, message, certain=False)
                 continue
             self._report(CheckReport(Check.RAYLET, None))
             await anyio.sleep(self._checks.interval_s)
@@ -209,9 +207,7 @@ class AttachedChecks:
             return
         self._report(CheckReport(Check.IDENTITY, None))
 
-    def _tell(
-        self, check: Check, kind: ErrorType, message: str, *, certain: bool = True
-    ) -> None:
+    def _tell(self, check: Check, kind: ErrorType, message: str, *, certain: bool = True) -> None:
         fault = Fault.of(kind, Phase.ATTACHED, message)
         self._report(CheckReport(check, fault, certain))
 

@@ -35,7 +35,7 @@ async def first_words(endpoint: Endpoint, timeout_s: float) -> Greeting:
     """Greet the port as an HTTP/2 client does, and classify what it answers."""
     loop = asyncio.get_running_loop()
     with socket.socket(endpoint.family, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003  the socket module's form
         try:
             with anyio.fail_after(timeout_s):
                 await loop.sock_connect(sock, (endpoint.ip, endpoint.port))

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-
 from castrayd.core.candidates import Address
 from castrayd.core.phases import PhaseClock
 from castrayd.core.policy import Deadlines
@@ -67,5 +66,3 @@ def _same_version(identity: Identity, expect: str | None) -> None:
         return
     message = f"the cluster runs Ray {theirs}, the session would run Ray {expect}"
     raise AttachError(Fault.of(ErrorType.VERSION_MISMATCH, Phase.IDENTITY, message, code=theirs))
-
-

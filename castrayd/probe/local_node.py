@@ -120,9 +120,9 @@ def _matches(raylet: Raylet, cluster_id: str | None, gcs_address: str) -> bool:
 
 
 def _try_socket(path: str) -> type[OSError] | None:
-    """Connect as the driver will: a raylet that is starting refuses, one of another user forbids."""
+    """Connect as the driver will: one that starts refuses, one of another user forbids."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003  the socket module's form
         try:
             sock.connect(path)
         except PermissionError:
@@ -146,7 +146,10 @@ def _absent(
     seen: list[Raylet], cluster_id: str | None, gcs_address: str, timeout_s: float
 ) -> Fault:
     wanted = f"cluster {cluster_id}" if cluster_id else gcs_address
+    starting = [r for r in seen if _matches(r, cluster_id, gcs_address)]
     others = f"; {len(seen)} of other clusters are here" if seen else ""
     message = f"no raylet of {wanted} on this host within {timeout_s} s{others}"
+    if starting:
+        message = f"the raylet {starting[0].pid} does not accept connections ({timeout_s} s)"
     hint = f"Run `ray start --address={gcs_address}` here; in a container share the PID namespace."
     return Fault.of(ErrorType.NO_LOCAL_NODE, Phase.LOCAL_NODE, message, hint=hint)

@@ -6,6 +6,7 @@ they do not answer is unknown, never a failure.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -31,7 +32,7 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5000),  # also the least that a connection may take
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.enable_retries", 0),
 )
@@ -56,9 +57,7 @@ class Peer:
     async def _open(self) -> Any:  # noqa: ANN401  grpc is untyped
         if self._channel is None:
             await load_grpc()
-            self._channel = grpc_aio().aio.insecure_channel(
-                self.endpoint.target, options=_OPTIONS
-            )
+            self._channel = grpc_aio().aio.insecure_channel(self.endpoint.target, options=_OPTIONS)
         return self._channel
 
     async def close(self) -> None:
@@ -73,9 +72,13 @@ class Peer:
     ) -> bytes:
         """Make one unary call with an empty request. Raises grpc's AioRpcError."""
         channel = await self._open()
-        answer: bytes = await channel.unary_unary(method)(
-            b"", timeout=timeout_s, metadata=metadata or None
-        )
+        call = channel.unary_unary(method)(b"", timeout=timeout_s, metadata=metadata or None)
+        try:
+            answer: bytes = await call
+        except asyncio.CancelledError:
+            await _cancelled_by_us()
+            message = f"{self.endpoint.target}: the channel was closed"
+            raise AttachError(Fault.of(ErrorType.TCP_RESET, Phase.HEALTH, message)) from None
         return answer
 
     async def check(self, timeout_s: float) -> None:
@@ -154,20 +157,35 @@ class Peer:
                 if varint_field(answer, 1) != _SERVING:
                     return "answers that it is not serving"
                 established.set()
+        except asyncio.CancelledError:
+            await _cancelled_by_us()
+            return "the channel was closed"
         except grpc_aio().aio.AioRpcError as error:
             if error.code().name == "UNIMPLEMENTED":
                 await anyio.sleep_forever()
             return f"{error.code().name}: {error.details()}"
-        except asyncio.CancelledError:
+        finally:
             call.cancel()
-            raise
         return "the stream ended"
 
 
+async def _cancelled_by_us() -> None:
+    """Raise anyio's own cancellation in the place of gRPC's, when it was we who cancelled.
+
+    grpc.aio swallows the cancellation that it is given and raises a fresh one. anyio does not know
+    that one as its own: it passes through the scope that was cancelled, and ends the whole task
+    group around it without a word.
+    """
+    if anyio.current_effective_deadline() == -math.inf:
+        await anyio.sleep_forever()
+
+
 _LISTEN_S: Final = 0.5
-_HEALTH_CODES: Final = MappingProxyType({
-    "UNIMPLEMENTED": ErrorType.NOT_RAY,
-    "UNAUTHENTICATED": ErrorType.AUTH_MISSING,
-    "CANCELLED": ErrorType.TCP_RESET,
-    "NOT_FOUND": ErrorType.GCS_NOT_SERVING,
-})
+_HEALTH_CODES: Final = MappingProxyType(
+    {
+        "UNIMPLEMENTED": ErrorType.NOT_RAY,
+        "UNAUTHENTICATED": ErrorType.AUTH_MISSING,
+        "CANCELLED": ErrorType.TCP_RESET,
+        "NOT_FOUND": ErrorType.GCS_NOT_SERVING,
+    }
+)

@@ -29,7 +29,11 @@ class Endpoint:
     @property
     def target(self) -> str:
         """The endpoint in gRPC's and URLs' notation."""
-        return f"[{self.ip}]:{self.port}" if self.family == socket.AF_INET6 else f"{self.ip}:{self.port}"
+        return (
+            f"[{self.ip}]:{self.port}"
+            if self.family == socket.AF_INET6
+            else f"{self.ip}:{self.port}"
+        )
 
 
 async def resolve(address: Address, *, timeout_s: float) -> tuple[Endpoint, ...]:
@@ -71,13 +75,13 @@ def _getaddrinfo(address: Address) -> tuple[Endpoint, ...]:
         raise AttachError(
             Fault.of(ErrorType.DNS_FAILURE, Phase.RESOLVE, message, code=code)
         ) from error
-    unique = dict.fromkeys(Endpoint(str(addr[0]), address.port, family) for family, *_, addr in found)
+    unique = dict.fromkeys(
+        Endpoint(str(addr[0]), address.port, family) for family, *_, addr in found
+    )
     return tuple(unique)
 
 
-_GAI_NAMES: Final = {
-    value: name for name, value in vars(socket).items() if name.startswith("EAI_")
-}
+_GAI_NAMES: Final = {value: name for name, value in vars(socket).items() if name.startswith("EAI_")}
 
 _limiters: list[anyio.CapacityLimiter] = []
 

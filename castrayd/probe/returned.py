@@ -11,7 +11,7 @@ import anyio
 
 from castrayd.core.candidates import Address
 from castrayd.core.policy import Deadlines
-from castrayd.errors import AttachError, Phase
+from castrayd.errors import AttachError
 from castrayd.probe.local_node import raylets, usable
 from castrayd.probe.peer import Peer
 from castrayd.probe.resolve import resolve

@@ -15,22 +15,24 @@ from castrayd.probe.resolve import Endpoint
 
 __all__ = ("connect",)
 
-_CLASSES: Final[Mapping[int, ErrorType]] = MappingProxyType({
-    errno.ECONNREFUSED: ErrorType.TCP_REFUSED,
-    errno.ECONNRESET: ErrorType.TCP_RESET,
-    errno.ECONNABORTED: ErrorType.TCP_RESET,
-    errno.EPIPE: ErrorType.TCP_RESET,
-    errno.ETIMEDOUT: ErrorType.TCP_TIMEOUT,
-    errno.EHOSTUNREACH: ErrorType.HOST_UNREACHABLE,
-    errno.EHOSTDOWN: ErrorType.HOST_UNREACHABLE,
-    errno.ENETUNREACH: ErrorType.NETWORK_UNREACHABLE,
-    errno.ENETDOWN: ErrorType.NETWORK_UNREACHABLE,
-    errno.EADDRNOTAVAIL: ErrorType.NETWORK_UNREACHABLE,
-    errno.EAFNOSUPPORT: ErrorType.NETWORK_UNREACHABLE,
-    errno.EINVAL: ErrorType.NETWORK_UNREACHABLE,  # a route of type blackhole answers so
-    errno.EACCES: ErrorType.HOST_UNREACHABLE,  # a route of type prohibit, or a local firewall
-    errno.EPERM: ErrorType.HOST_UNREACHABLE,
-})
+_CLASSES: Final[Mapping[int, ErrorType]] = MappingProxyType(
+    {
+        errno.ECONNREFUSED: ErrorType.TCP_REFUSED,
+        errno.ECONNRESET: ErrorType.TCP_RESET,
+        errno.ECONNABORTED: ErrorType.TCP_RESET,
+        errno.EPIPE: ErrorType.TCP_RESET,
+        errno.ETIMEDOUT: ErrorType.TCP_TIMEOUT,
+        errno.EHOSTUNREACH: ErrorType.HOST_UNREACHABLE,
+        errno.EHOSTDOWN: ErrorType.HOST_UNREACHABLE,
+        errno.ENETUNREACH: ErrorType.NETWORK_UNREACHABLE,
+        errno.ENETDOWN: ErrorType.NETWORK_UNREACHABLE,
+        errno.EADDRNOTAVAIL: ErrorType.NETWORK_UNREACHABLE,
+        errno.EAFNOSUPPORT: ErrorType.NETWORK_UNREACHABLE,
+        errno.EINVAL: ErrorType.NETWORK_UNREACHABLE,  # a route of type blackhole answers so
+        errno.EACCES: ErrorType.HOST_UNREACHABLE,  # a route of type prohibit, or a local firewall
+        errno.EPERM: ErrorType.HOST_UNREACHABLE,
+    }
+)
 
 
 async def connect(endpoints: Sequence[Endpoint], *, timeout_s: float) -> Endpoint:
@@ -57,7 +59,7 @@ async def connect(endpoints: Sequence[Endpoint], *, timeout_s: float) -> Endpoin
 
 async def _knock(endpoint: Endpoint) -> None:
     with socket.socket(endpoint.family, socket.SOCK_STREAM) as sock:
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003  the socket module's form
         await asyncio.get_running_loop().sock_connect(sock, (endpoint.ip, endpoint.port))
 
 

@@ -37,7 +37,7 @@ our folder on its path would shadow the cluster's own packages."""
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """What a session is started with; equal specs make sessions that can stand in for each other."""
+    """What a session is started with; sessions of equal specs can stand in for each other."""
 
     python: str
     environ: Mapping[str, str] = field(repr=False)

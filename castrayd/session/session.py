@@ -128,7 +128,7 @@ class Session:
         finally:
             theirs.close()
         self.pid = child.pid
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003  the socket module's form
         self._wire = await Wire.over(ours)
         return child
 

@@ -4,7 +4,7 @@ Run by `effects`. Everything that an attempt has begun and not handed over is en
 or is cancelled. The first candidate that attaches wins.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol

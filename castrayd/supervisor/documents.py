@@ -15,10 +15,10 @@ __all__ = (
     "DaemonDocument",
     "NodeDocument",
     "SessionDocument",
+    "StandingWarning",
     "StateDocument",
     "Status",
     "TransfersDocument",
-    "Warning",
 )
 
 
@@ -125,7 +125,7 @@ class TransfersDocument:
 
 
 @dataclass(frozen=True, slots=True)
-class Warning:  # noqa: A001  the word of the API
+class StandingWarning:
     """Something an operator should look at, that is no fault of the attachment."""
 
     code: str
@@ -170,7 +170,7 @@ class Status:
     next_retry_at: str | None
     next_retry_in_s: float | None
     states: Mapping[str, StateDocument]
-    warnings: tuple[Warning, ...]
+    warnings: tuple[StandingWarning, ...]
     casting: CastingDocument = field(default_factory=CastingDocument)
     transfers: TransfersDocument = field(default_factory=TransfersDocument)
     api_version: int = 1

@@ -56,7 +56,9 @@ class Performer:
         self._clock = clock
         self._rng = rng
 
-    async def perform(self, command: c.Command, post: Callable[[e.Event], None]) -> e.Event:
+    async def perform(  # noqa: PLR0911  one answer a command
+        self, command: c.Command, post: Callable[[e.Event], None]
+    ) -> e.Event:
         """Perform one command; returns the event that answers it."""
         match command:
             case c.RunAttempt():

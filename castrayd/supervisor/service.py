@@ -18,8 +18,8 @@ from castrayd.supervisor.documents import (
     DaemonDocument,
     NodeDocument,
     SessionDocument,
+    StandingWarning,
     Status,
-    Warning,
 )
 from castrayd.supervisor.supervisor import Step, Supervisor
 from castrayd.telemetry.clock import Clock
@@ -40,7 +40,7 @@ class Identity:
 class AttachmentService:
     """Requests and documents, over one running supervisor."""
 
-    def __init__(  # noqa: PLR0913  the composition root names each part once
+    def __init__(  # noqa: PLR0913, PLR0917  the composition root names each part once
         self,
         supervisor: Supervisor,
         events: EventLog,
@@ -50,7 +50,7 @@ class AttachmentService:
         store_wish: Callable[[Wish], Awaitable[None]],
     ) -> None:
         self.events = events
-        self.warnings: tuple[Warning, ...] = ()
+        self.warnings: tuple[StandingWarning, ...] = ()
         """Standing warnings of the daemon, beside those that follow from the state."""
         self._supervisor = supervisor
         self._clock = clock
@@ -173,12 +173,12 @@ class AttachmentService:
             return None
         return AddressDocument(candidate.address.url, candidate.source, candidate.address.mode)
 
-    def _state_warnings(self) -> tuple[Warning, ...]:
+    def _state_warnings(self) -> tuple[StandingWarning, ...]:
         error, snapshot = self.snapshot.error, self.snapshot
         if error is None or error.retry is not Retry.OPERATOR:
             return ()
         since = self._clock.at(snapshot.since_s)
-        return (Warning("needs_operator", "error", error.message, error.hint, since),)
+        return (StandingWarning("needs_operator", "error", error.message, error.hint, since),)
 
 
 def _session(attachment: Attachment | None) -> SessionDocument | None:

@@ -67,7 +67,7 @@ class _Running:
 class Supervisor:
     """Keeps the attachment. `run` it in a task; everything else may be called while it runs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the composition root names each part once
         self,
         connection: Connection,
         snapshot: Snapshot,
@@ -203,6 +203,7 @@ class Supervisor:
             self._publisher.state_changed(
                 before.state, after.state, _trigger(after, event), after.reasons
             )
+        if before.state is not after.state or before.wants_attempts != after.wants_attempts:
             self._warm_up_or_cool(after, tasks)
 
     def _tell_attempt(self, document: AttemptDocument, after: Snapshot) -> None:

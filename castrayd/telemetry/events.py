@@ -74,7 +74,7 @@ class Subscription:
 
 
 class EventLog:
-    """The ring and its followers. `first_seq` comes from the ledger, so `seq` rises over restarts."""
+    """The ring and its followers; `first_seq` is the ledger's, so `seq` rises over restarts."""
 
     def __init__(self, stream_id: str, first_seq: int, ring_items: int = RING_ITEMS) -> None:
         self.stream_id = stream_id

@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.peers import refused, silent
-from tests.support.processes import kill
 from tests.support.ray import RayHead, ray_head
 
 Status = dict[str, Any]
@@ -68,7 +67,7 @@ async def test_sigterm_while_a_session_is_spawned() -> None:
     """SIGTERM in the first moments, when a child is being started: exit 0, nothing left."""
     async with refused() as address:
         for delay_s in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
-            async with running_daemon(address=address) as daemon:
+            async with running_daemon(address=address):
                 await anyio.sleep(delay_s)
 
 

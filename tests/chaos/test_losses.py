@@ -100,8 +100,9 @@ async def test_head_replaced_within_a_second_is_never_taken_for_the_old_one() ->
             head.start(wait=False)
             after = await daemon.wait_status(
                 "the new cluster",
-                lambda s: s["state"] == "connected"
-                and s["cluster"]["id"] != before["cluster"]["id"],
+                lambda s: (
+                    s["state"] == "connected" and s["cluster"]["id"] != before["cluster"]["id"]
+                ),
                 60,
             )
             states = await daemon.states()
@@ -120,14 +121,19 @@ async def test_gcs_replaced_while_the_old_raylet_lingers() -> None:
                 second.start(wait=False)
                 after = await daemon.wait_status(
                     "the new cluster",
-                    lambda s: s["state"] == "connected"
-                    and s["cluster"]["id"] != before["cluster"]["id"],
+                    lambda s: (
+                        s["state"] == "connected" and s["cluster"]["id"] != before["cluster"]["id"]
+                    ),
                     60,
                 )
                 lost = await daemon.wait_event("castray.connection.lost", lambda _: True)
 
-                assert lost["error"]["type"] in {"cluster_replaced", "local_node_lost",
-                                                 "control_plane_lost", "session_exited"}
+                assert lost["error"]["type"] in {
+                    "cluster_replaced",
+                    "local_node_lost",
+                    "control_plane_lost",
+                    "session_exited",
+                }
                 assert (await daemon.states()).count("connected") == 2
                 assert after["cluster"]["id"] != before["cluster"]["id"]
                 await daemon.stop()

@@ -27,7 +27,9 @@ STOP_S = 15.0
 class Daemon:
     """The daemon as an operator sees it."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], arguments: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, environ: Mapping[str, str], arguments: tuple[str, ...]
+    ) -> None:
         self.folder = folder
         self.socket = folder / "s"
         self.log_path = folder / "log"
@@ -108,7 +110,9 @@ class Daemon:
                 if condition(status):
                     return status
                 await anyio.sleep(0.02)
-        raise AssertionError(f"not within {timeout_s} s: {what}; {status}\n{self.log_text()[-4000:]}")
+        raise AssertionError(
+            f"not within {timeout_s} s: {what}; {status}\n{self.log_text()[-4000:]}"
+        )
 
     async def wait_state(self, state: str, timeout_s: float = 20.0) -> Any:
         """Poll status until the state is `state`; returns it."""
@@ -194,7 +198,9 @@ async def running_daemon(
     if address is not None:
         env["RAY_ADDRESS"] = address
     (folder / "castrayd.toml").write_text(config)
-    daemon = Daemon(folder, {**env, **(environ or {})}, (f"--config={folder}/castrayd.toml", *arguments))
+    daemon = Daemon(
+        folder, {**env, **(environ or {})}, (f"--config={folder}/castrayd.toml", *arguments)
+    )
     try:
         if launch:
             daemon.launch()

@@ -16,8 +16,12 @@ def _field(number: int, value: bytes) -> bytes:
 
 @asynccontextmanager
 async def fake_head(
-    *, version: str = "2.60.0", cluster_id: bytes = b"c" * 28, serving: int = 1,
-    token: str | None = None, knows_identity: bool = True,
+    *,
+    version: str = "2.60.0",
+    cluster_id: bytes = b"c" * 28,
+    serving: int = 1,
+    token: str | None = None,
+    knows_identity: bool = True,
 ) -> AsyncIterator[str]:
     """Serve health and identity on loopback."""
 

@@ -25,7 +25,9 @@ async def _serving(handler: Handler) -> AsyncIterator[str]:
 
 
 async def _quietly(stream: SocketStream, talk: Handler) -> None:
-    with contextlib.suppress(anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError):
+    with contextlib.suppress(
+        anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError
+    ):
         async with stream:
             await talk(stream)
 

@@ -25,15 +25,20 @@ class Proxy:
     async def serve(self, client: SocketStream) -> None:
         """Serve one connection."""
         with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            async with client, await anyio.connect_tcp(*self._target) as server:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._pass, client, server, True)
-                    await self._pass(server, client, False)
-                    tasks.cancel_scope.cancel()
+            async with (
+                client,
+                await anyio.connect_tcp(*self._target) as server,
+                anyio.create_task_group() as tasks,
+            ):
+                tasks.start_soon(self._pass, client, server, True)
+                await self._pass(server, client, False)
+                tasks.cancel_scope.cancel()
 
     async def _pass(self, source: SocketStream, sink: SocketStream, inward: bool) -> None:
         first = True
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        with contextlib.suppress(
+            anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
+        ):
             async for data in source:
                 if inward and first and self.first_bytes_delay_s:
                     await anyio.sleep(self.first_bytes_delay_s)

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -85,7 +86,11 @@ class RayHead:
         with (self._folder / "out.txt").open("ab") as out:
             self._started.append(
                 subprocess.Popen(
-                    command, env=environ, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                    command,
+                    env=environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
                     start_new_session=True,
                 )
             )
@@ -105,7 +110,7 @@ class RayHead:
     def raylets(self) -> list[Raylet]:
         """The raylets of this cluster, the oldest (the head's own) first."""
         ours = marked(self._mark)
-        found = [r for r in raylets() if r.pid in ours and Path(r.socket).is_socket()]
+        found = [r for r in raylets() if r.pid in ours and _accepts(r.socket)]
         return sorted(found, key=lambda raylet: raylet.pid)
 
     @property
@@ -144,9 +149,25 @@ class RayHead:
         return re.sub(r"\x1b\[[0-9;]*m", "", (self._folder / "out.txt").read_text())
 
 
+def _accepts(path: str) -> bool:
+    """Whether a raylet listens there; a frozen one still does."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        try:
+            sock.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
+
+
 @contextlib.contextmanager
 def ray_head(
-    *, token: str | None = None, python: str = sys.executable, port: int | None = None,
+    *,
+    token: str | None = None,
+    python: str = sys.executable,
+    port: int | None = None,
     start: bool = True,
 ) -> Iterator[RayHead]:
     """A head for the length of a block."""

@@ -33,10 +33,10 @@ EXITED = seen(ErrorType.SESSION_EXITED)
 
 @pytest.mark.parametrize(
     ("failures", "expected"),
-    [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 32), (7, 60), (8, 60), (10_000, 60)],
+    [(1, 0), (2, 1), (3, 2), (4, 4), (5, 8), (6, 16), (7, 32), (8, 60), (9, 60), (10_000, 60)],
 )
-def test_ceiling_doubles_from_one_to_sixty(failures: int, expected: float) -> None:
-    """The schedule that is promised, without end and without overflow."""
+def test_ceiling_is_none_at_first_then_doubles_to_sixty(failures: int, expected: float) -> None:
+    """The schedule that is promised: at once, then from 1 s, without end and without overflow."""
     assert expected == ceiling_s(failures, Retry.TRANSIENT, POLICY)
 
 
@@ -50,18 +50,18 @@ def test_ceiling_obeys_the_policy() -> None:
     """Settings move the start and the cap; a start above the cap is cut."""
     policy = BackoffPolicy(initial_s=0.25, max_s=3.0)
 
-    assert [0.25, 0.5, 1.0, 2.0, 3.0] == [ceiling_s(n, Retry.TRANSIENT, policy) for n in range(1, 6)]
-    assert 3.0 == ceiling_s(1, Retry.TRANSIENT, BackoffPolicy(initial_s=5.0, max_s=3.0))
+    assert [0.25, 0.5, 1.0, 2.0, 3.0] == [ceiling_s(n, Retry.TRANSIENT, policy) for n in range(2, 7)]
+    assert 3.0 == ceiling_s(2, Retry.TRANSIENT, BackoffPolicy(initial_s=5.0, max_s=3.0))
 
 
 @pytest.mark.parametrize(
     ("ended_s", "failures", "jitter", "expected"),
     [
-        (100.0, 1, 0.5, 101.0),  # at once: the gap
-        (100.2, 3, 1.0, 104.0),  # from the start, not from the end
-        (102.0, 3, 0.5, 103.0),  # the wait is over, the gap is not
-        (150.0, 3, 1.0, 151.0),  # a slow failure waits for the gap alone
-        (100.0, 7, 0.5, 130.0),  # half of the cap
+        (100.0, 1, 1.0, 101.0),  # the first comes at once: after the gap
+        (100.2, 4, 1.0, 104.0),  # from the start, not from the end
+        (102.0, 4, 0.5, 103.0),  # the wait is over, the gap is not
+        (150.0, 4, 1.0, 151.0),  # a slow failure waits for the gap alone
+        (100.0, 8, 0.5, 130.0),  # half of the cap
     ],
 )
 def test_retry_is_measured_from_the_start_and_keeps_the_gap(
@@ -102,13 +102,13 @@ def test_failures_at_once_follow_the_schedule() -> None:
     """Begins of attempts that fail at once, with the longest jitter, pinned in seconds."""
     book = Playbook() >> tell(Started)
     begins = []
-    for number in range(1, 10):
+    for number in range(1, 11):
         book << order(RunAttempt, number=number)
         begins.append(book.now_s)
         _fail(book) << order(WaitRetry) << order(WatchReturn)
         book.at(book.snapshot.retry_at_s or 0.0) >> tell(RetryDue)
 
-    assert [0.0, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 123.0, 183.0] == begins
+    assert [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 124.0, 184.0] == begins
 
 
 def test_retry_due_begins_with_the_trigger_backoff() -> None:
@@ -135,9 +135,9 @@ def test_operator_fault_waits_for_the_cap() -> None:
     book = Playbook() >> tell(Started) << order(RunAttempt)
     book >> tell(AttemptFailed, fault=REJECTED, jitter=1.0) << order(WaitRetry, until_s=60.0)
     book.at(60.0) >> tell(RetryDue) << order(RunAttempt, number=2)
-    _fail(book) << order(WaitRetry, until_s=62.0) << order(WatchReturn)
+    _fail(book) << order(WaitRetry, until_s=61.0) << order(WatchReturn)
 
-    book.shows(State.DISCONNECTED, retry_at_s=62.0, error=REFUSED)
+    book.shows(State.DISCONNECTED, retry_at_s=61.0, error=REFUSED)
 
 
 def test_slow_failure_is_not_waited_for_twice() -> None:
@@ -184,11 +184,12 @@ def test_flapping_connection_keeps_backing_off() -> None:
             book << order(WaitRetry, until_s=book.snapshot.retry_at_s)
             book.at(book.snapshot.retry_at_s) >> tell(RetryDue)
 
-    assert [0.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0] == begins
+    assert [0.0, 2.0, 4.0, 6.0, 10.0, 18.0, 34.0] == begins
 
 
 def test_flapping_wait_is_shown() -> None:
     """While such a wait lasts, status can say when it ends; the jitter shortens it."""
-    book = _exit(attached(), 0.25, jitter=0.5) << order(WaitRetry, until_s=0.5)
+    book = _exit(attached(), 0.25) << order(RunAttempt, number=2)
+    _exit(_attach(book), 0.5, jitter=0.5) << order(WaitRetry, until_s=0.75)
 
-    book.shows(State.DISCONNECTED, retry_at_s=0.5, error=EXITED)
+    book.shows(State.DISCONNECTED, retry_at_s=0.75, error=EXITED)

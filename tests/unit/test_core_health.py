@@ -97,7 +97,7 @@ def test_checks_are_listed_root_causes_first() -> None:
     assert ROOT_FIRST == tuple(Check)
 
 
-@pytest.mark.parametrize(("first", "second"), itertools.permutations(Check, 2))
+@pytest.mark.parametrize(("first", "second"), list(itertools.permutations(Check, 2)))
 def test_reasons_show_roots_first_and_hide_what_follows(first: Check, second: Check) -> None:
     """Whatever the order of the reports: the root leads, its dependants wait behind it."""
     faults = {check: Fault.of(LOST.type, LOST.phase, check) for check in Check}

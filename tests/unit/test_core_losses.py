@@ -323,6 +323,8 @@ def test_abandon_that_repeats_backs_off() -> None:
     """A bug that every attempt meets does not make a hot loop."""
     book = Playbook() >> tell(Started) << order(RunAttempt)
     _abandoned(book) << order(EndSession)
+    book >> tell(SessionEnded) << order(RunAttempt, number=2)
+    _abandoned(book) << order(EndSession)
     book >> tell(SessionEnded) << order(WaitRetry, until_s=0.5)
 
     book.shows(State.DISCONNECTED, retry_at_s=0.5)
