@@ -47,6 +47,7 @@ from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
 
+LOAD_AFTER_S: Final = 0.05
 EXIT_INTERNAL: Final = 70
 EXIT_RUNNING: Final = 73
 EXIT_CONFIG: Final = 78
@@ -148,7 +149,7 @@ class _Daemon:
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
                 work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
-                work.start_soon(load_grpc, name="load-grpc")
+                work.start_soon(_load_soon, name="load-grpc")
             tasks.cancel_scope.cancel()
 
     async def _supervise(self, scope: anyio.CancelScope) -> None:
@@ -253,6 +254,12 @@ class _Daemon:
         )
         for code, text in texts:
             log.warning(text, code=code)
+
+
+async def _load_soon() -> None:
+    """Load gRPC before it is needed, but not beside the first attempt's first phases."""
+    await anyio.sleep(LOAD_AFTER_S)
+    await load_grpc()
 
 
 async def _cut_off(seconds: float, everything: anyio.CancelScope) -> None:

@@ -5,7 +5,6 @@ Read by `cli` and `daemon` alone, which hand each part its own policy. Arguments
 knows are taken from there, never written twice.
 """
 
-import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -329,6 +328,8 @@ def _section(
 
 
 def _unknown(path: str, name: str, known: Mapping[str, object]) -> SettingsProblem:
+    import difflib  # noqa: PLC0415  a good file never needs it, and every start would pay for it
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return SettingsProblem(path, f"no such setting{hint}")

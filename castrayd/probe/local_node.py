@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
+import anyio.to_thread
 
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 
-__all__ = ("LocalNode", "Raylet", "find_local_node", "raylets", "usable")
+__all__ = ("LocalNode", "Raylet", "find_local_node", "raylets", "scan", "usable")
 
 POLL_S: Final = 0.1
 """A fresh head's raylet comes about two seconds after its GCS."""
@@ -46,6 +47,11 @@ def raylets(proc: str = "/proc") -> list[Raylet]:
     """List the raylets on this host, as far as their command lines can be read. Some ms."""
     found = (_raylet(proc, name) for name in os.listdir(proc) if name.isdigit())  # noqa: PTH208
     return [raylet for raylet in found if raylet is not None]
+
+
+async def scan() -> list[Raylet]:
+    """List the raylets from a thread: a host may have thousands of processes."""
+    return await anyio.to_thread.run_sync(raylets, abandon_on_cancel=True)
 
 
 def _raylet(proc: str, pid: str) -> Raylet | None:
@@ -89,7 +95,7 @@ async def find_local_node(
     seen: list[Raylet] = []
     with anyio.move_on_after(timeout_s):
         while True:
-            seen = raylets()
+            seen = await scan()
             node = usable(seen, cluster_id, gcs_address)
             if node is not None:
                 return node

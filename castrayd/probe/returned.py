@@ -12,7 +12,7 @@ import anyio
 from castrayd.core.candidates import Address
 from castrayd.core.policy import Deadlines
 from castrayd.errors import AttachError
-from castrayd.probe.local_node import raylets, usable
+from castrayd.probe.local_node import Raylet, scan, usable
 from castrayd.probe.peer import Peer
 from castrayd.probe.resolve import resolve
 from castrayd.probe.tcp import connect
@@ -61,16 +61,15 @@ async def _looks_good(address: Address, deadlines: Deadlines) -> bool:
             await peer.check(deadlines.health_s)
         finally:
             await peer.close()
-        return _has_local_node(address, endpoint.target)
+        return _has_local_node(await scan(), address, endpoint.target)
     except AttachError:
         return False
 
 
-def _has_local_node(address: Address, target: str) -> bool:
+def _has_local_node(seen: list[Raylet], address: Address, target: str) -> bool:
     """Look once, without a token and so without the cluster's id: the GCS address has to do."""
     names = {target, f"{address.host}:{address.port}"}
     port = f":{address.port}"
-    seen = raylets()
     for raylet in seen:
         here = raylet.gcs_address in names or raylet.gcs_address.endswith(port)
         if here and usable([raylet], raylet.cluster_id, raylet.gcs_address) is not None:

@@ -193,7 +193,7 @@ class Session:
         try:
             while (frame := await self._wire.read()) is not None:
                 self._take(frame)
-        except (WireError, KeyError, TypeError, msgspec.ValidationError) as error:
+        except (WireError, KeyError, TypeError, ValueError) as error:
             message = f"session {self.pid} broke the protocol: {error}"
             self._leave(Fault.of(ErrorType.SESSION_EXITED, Phase.ATTACHED, message))
 

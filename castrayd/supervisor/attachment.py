@@ -1,6 +1,6 @@
 """The attachment as it is now: session, node map, checks. Lives as long as its session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -36,7 +36,12 @@ class Attachment:
         self.session = attached.session
         self.nodes: dict[str, Node] = {node.node_id: node for node in attached.nodes.nodes}
         self.available = attached.nodes.available
+        self.alive = 0
+        """How many nodes are alive."""
+        self.totals: Mapping[str, float] = {}
+        """What the living nodes have in sum, by resource."""
         self._policy = policy
+        self._count()
         self._checks: AttachedChecks | None = None
         self._report: Callable[[CheckReport], None] | None = None
 
@@ -96,6 +101,7 @@ class Attachment:
         self.nodes.update({node.node_id: node for node in push.nodes})
         for node_id in push.gone:
             self.nodes.pop(node_id, None)
+        self._count()
         if self._report is not None and (joined or died):
             self._report(self._node_report())
         alive = self.alive
@@ -106,19 +112,14 @@ class Attachment:
         node = self.nodes.get(node_id)
         return node is not None and node.alive
 
-    @property
-    def alive(self) -> int:
-        """How many nodes are alive."""
-        return sum(node.alive for node in self.nodes.values())
-
-    def totals(self) -> dict[str, float]:
-        """Sum what the living nodes have, by resource; Ray's per-node markers are left out."""
+    def _count(self) -> None:
+        """Sum up the map once a change, not once a request: it may hold ten thousand nodes."""
         sums: dict[str, float] = {}
-        for node in self.nodes.values():
-            for name, amount in node.resources.items() if node.alive else ():
-                if not name.startswith("node:"):
-                    sums[name] = sums.get(name, 0.0) + amount
-        return sums
+        living = [node for node in self.nodes.values() if node.alive]
+        for node in living:
+            for name, amount in node.resources.items():
+                sums[name] = sums.get(name, 0.0) + amount
+        self.alive, self.totals = len(living), sums
 
     def _node_report(self) -> CheckReport:
         alive, wanted = self.alive, self._policy.min_nodes

@@ -21,6 +21,7 @@ from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.attempt import Attempt
 from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.sessions import SessionPool
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.publisher import Publisher
@@ -38,13 +39,14 @@ _COLD: frozenset[ErrorType] = frozenset(
 class Performer:
     """Holds the running attempt and the attachment."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  the supervisor hands over its parts once
         self,
         tasks: TaskGroup,
         connection: Callable[[], Connection],
         publisher: Publisher,
         clock: Clock,
         rng: random.Random,
+        on_cancelled: Callable[[AttemptDocument], None],
     ) -> None:
         self.attempt: Attempt | None = None
         self.attachment: Attachment | None = None
@@ -55,6 +57,7 @@ class Performer:
         self._publisher = publisher
         self._clock = clock
         self._rng = rng
+        self._on_cancelled = on_cancelled
 
     async def perform(  # noqa: PLR0911  one answer a command
         self, command: c.Command, post: Callable[[e.Event], None]
@@ -96,7 +99,7 @@ class Performer:
             log.exception("attempt_bug")  # a bug must not end the daemon: it is a typed fault too
             return await self._failed(command, _internal(error))
         except BaseException:
-            self._publisher.attempt_cancelled(self.attempt.document())
+            self._on_cancelled(self.attempt.document())
             raise
         self.attachment = Attachment(
             attached, connection.policy, from_standby=self.pool.from_standby

@@ -200,6 +200,6 @@ def _cluster(attachment: Attachment | None) -> ClusterDocument | None:
         facts.dashboard_url,
         alive,
         len(attachment.nodes) - alive,
-        attachment.totals(),
+        attachment.totals,
         attachment.available,
     )

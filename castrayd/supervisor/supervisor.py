@@ -93,7 +93,12 @@ class Supervisor:
         """Consume events until a stop request has been carried out; leaves no session behind."""
         async with anyio.create_task_group() as tasks, self._send, self._receive:
             self.performer = Performer(
-                tasks, lambda: self.connection, self._publisher, self._clock, self._rng
+                tasks,
+                lambda: self.connection,
+                self._publisher,
+                self._clock,
+                self._rng,
+                self._tell_cancelled,
             )
             self.post(e.Started(self._now()))
             task_status.started()
@@ -214,6 +219,10 @@ class Supervisor:
             None if at_s is None else self._clock.at(at_s),
             None if at_s is None else at_s - self._now(),
         )
+
+    def _tell_cancelled(self, document: AttemptDocument) -> None:
+        self.history.append(document)
+        self._publisher.attempt_cancelled(document)
 
     def _warm_up_or_cool(self, after: Snapshot, tasks: TaskGroup) -> None:
         """Keep a session warm while there is none that works, and only then."""

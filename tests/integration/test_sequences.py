@@ -63,6 +63,7 @@ async def test_reconnect_joins_the_attempt_under_way_or_replaces_it() -> None:
 
         assert (code, reply["joined"]) == (202, False)
         assert cancelled["outcome"] == "cancelled"
+        assert (await daemon.get(f"/api/attempts/{running['id']}"))["outcome"] == "cancelled"
         assert ended["error"]["type"] == "tcp_refused"
         assert ended["candidates"][0]["address"] == other
         assert ended["candidates"][0]["source"] == "request"
