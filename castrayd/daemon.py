@@ -99,6 +99,7 @@ async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ..
     if not daemon.supervisor.snapshot.stopping:
         log.critical("castrayd ends without having been told to: this is a bug")
         return EXIT_INTERNAL
+    log.info("stopped")
     return 0
 
 

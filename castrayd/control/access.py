@@ -37,12 +37,13 @@ class AccessPolicy:
     def of(
         cls, write_groups: tuple[str, ...], read_groups: tuple[str, ...], *, own_uid_writes: bool
     ) -> "AccessPolicy":
-        """Look the groups up by name. Raises `SettingsError` for one that does not exist."""
-        return cls(
-            _gids("control.write_groups", write_groups),
-            _gids("control.read_groups", read_groups),
-            own_uid_writes,
-        )
+        """Look the groups up by name. Raises `SettingsError` with all that do not exist."""
+        problems: list[SettingsProblem] = []
+        writers = _gids("control.write_groups", write_groups, problems)
+        readers = _gids("control.read_groups", read_groups, problems)
+        if problems:
+            raise SettingsError("settings", tuple(problems))
+        return cls(writers, readers, own_uid_writes)
 
     def may_write(self, peer: Peer) -> bool:
         """Whether the peer may change anything."""
@@ -55,11 +56,14 @@ class AccessPolicy:
         return own or bool(peer.gids & self.read_groups) or self.may_write(peer)
 
 
-def _gids(key: str, names: tuple[str, ...]) -> frozenset[int]:
-    try:
-        return frozenset(grp.getgrnam(name).gr_gid for name in names)
-    except KeyError as error:
-        raise SettingsError(key, (SettingsProblem(key, str(error.args[0])),)) from error
+def _gids(key: str, names: tuple[str, ...], problems: list[SettingsProblem]) -> frozenset[int]:
+    gids = set()
+    for name in names:
+        try:
+            gids.add(grp.getgrnam(name).gr_gid)
+        except KeyError:
+            problems.append(SettingsProblem(key, f"no such group: {name!r}"))
+    return frozenset(gids)
 
 
 def peer_of(connection: socket.socket) -> Peer:

@@ -1,9 +1,13 @@
-"""The aiohttp application: routes, who may use them, and errors as typed replies."""
+"""The aiohttp application: its one middleware, errors as typed replies, and serving it.
+
+The composition root calls `serve`; tests may build the application alone. Routes are in `routes`.
+"""
 
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from socket import socket
+from time import monotonic
 from typing import Final
 
 import anyio
@@ -11,14 +15,15 @@ import structlog
 from aiohttp import web
 from anyio.abc import TaskStatus
 
-from castrayd.control.access import AccessPolicy, peer_of
-from castrayd.control.bodies import ErrorBody, ErrorReply, ReloadReply, VersionDocument, encode
+from castrayd.control.bodies import ErrorBody, ErrorReply, encode
+from castrayd.control.gate import READS, Gate
 from castrayd.control.limits import RateLimit
+from castrayd.control.rendered import RenderedStatus
+from castrayd.control.routes import Control, Routes
+from castrayd.control.stream import EventStreams
 from castrayd.errors import API_STATUS, ApiError, ApiErrorType
-from castrayd.supervisor.service import AttachmentService
-from castrayd.telemetry.logs import LogLevel
 
-__all__ = ("Control", "handle_errors", "make_app", "serve")
+__all__ = ("Control", "make_app", "serve")
 
 log = structlog.get_logger("castrayd.control")
 
@@ -26,88 +31,54 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 RECONNECT_BURST: Final = 5
 RECONNECTS_PER_S: Final = 1.0
 STOP_S: Final = 0.2
-"""Stopping does not wait for followers: their streams are cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """What the routes work with."""
-
-    service: AttachmentService
-    access: AccessPolicy
-    reload: Callable[[], Awaitable[ReloadReply]]
-    log_level: LogLevel
-    version: VersionDocument
-
+"""What a request under way gets when the daemon ends."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_READS: Final = frozenset({"GET", "HEAD"})
 
-
-def make_app(control: Control) -> web.Application:
-    """Build the application; one per daemon."""
-    from castrayd.control.routes import Routes  # noqa: PLC0415  routes take Control from here
+def make_app(control: Control, now: Callable[[], float] = monotonic) -> web.Application:
+    """Build the application; one per daemon. `now` is monotonic, in seconds."""
+    gate = Gate(control.access)
+    status = RenderedStatus(control.service, now)
+    streams = EventStreams(control.service)
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            _authorise(control.access, request)
+            gate.admit(request)
             return await handler(request)
         except Exception as error:  # noqa: BLE001  whatever it is, the client gets a typed reply
-            return handle_errors(request, error)
+            return _refusal(request, error)
+        finally:
+            if request.method not in READS:
+                status.forget()
+
+    async def end_streams(_app: web.Application) -> None:
+        streams.close()
 
     app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
-    limit = RateLimit(RECONNECT_BURST, RECONNECTS_PER_S, anyio.current_time)
-    Routes(control, limit).add_to(app.router)
+    app.on_shutdown.append(end_streams)
+    limit = RateLimit(RECONNECT_BURST, RECONNECTS_PER_S, now)
+    Routes(control, limit, status, streams).add_to(app.router)
     return app
 
 
-def _authorise(access: AccessPolicy, request: web.Request) -> None:
-    transport = request.transport
-    connection = transport.get_extra_info("socket") if transport is not None else None
-    if connection is None:
-        message = "the connection is gone"
-        raise ApiError(ApiErrorType.FORBIDDEN, message)
-    peer = peer_of(connection)
-    if request.method in _READS:
-        if access.may_read(peer):
-            return
-    elif access.may_write(peer):
-        request["who"] = f"uid {peer.uid}"
-        message = f"{request.method} {request.path} by uid {peer.uid} pid {peer.pid}"
-        log.info(message, **{"client.uid": peer.uid, "client.pid": peer.pid})
-        return
-    verb = "read" if request.method in _READS else "write"
-    raise ApiError(
-        ApiErrorType.FORBIDDEN,
-        f"uid {peer.uid} may not {verb} here",
-        f"Add the user to a group of control.{verb}_groups.",
-    )
-
-
-def handle_errors(request: web.Request, error: Exception) -> web.Response:
+def _refusal(request: web.Request, error: Exception) -> web.Response:
     """Turn whatever a handler raised into a typed reply."""
     headers: dict[str, str] = {}
     match error:
         case ApiError():
-            status, body = API_STATUS[error.type], _body(error)
+            status = API_STATUS[error.type]
+            body = ErrorBody(error.type, error.message, error.hint, error.field)
             if error.retry_after_s is not None:
-                headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-        case web.HTTPRequestEntityTooLarge():
-            status = API_STATUS[ApiErrorType.TOO_LARGE]
-            body = ErrorBody(ApiErrorType.TOO_LARGE, f"at most {MAX_BODY_BYTES} bytes")
+                headers["Retry-After"] = str(math.ceil(error.retry_after_s))
         case web.HTTPMethodNotAllowed():
             status, headers = 405, {"Allow": ", ".join(sorted(error.allowed_methods))}
             body = ErrorBody(ApiErrorType.BAD_REQUEST, f"{request.method} is not allowed here")
-        case web.HTTPNotFound():
-            status = 404
-            body = ErrorBody(ApiErrorType.NOT_FOUND, f"no route {request.path}")
         case web.HTTPException():
-            status = error.status if error.status < 500 else 400  # noqa: PLR2004
-            body = ErrorBody(ApiErrorType.BAD_REQUEST, error.reason)
+            status, body = _by_aiohttp(request, error)
         case _:
-            log.error("a request failed by a bug", path=request.path, exc_info=error)
+            log.error("a request failed by a bug", path=request.raw_path, exc_info=error)
             status = 500
             body = ErrorBody(ApiErrorType.INTERNAL, f"{type(error).__name__}: {error}")
     return web.Response(
@@ -118,8 +89,28 @@ def handle_errors(request: web.Request, error: Exception) -> web.Response:
     )
 
 
-def _body(error: ApiError) -> ErrorBody:
-    return ErrorBody(error.type, error.message, error.hint, error.field)
+def _by_aiohttp(request: web.Request, error: web.HTTPException) -> tuple[int, ErrorBody]:
+    """Name a refusal that aiohttp itself has raised."""
+    match error:
+        case web.HTTPRequestEntityTooLarge():
+            kind, message = ApiErrorType.TOO_LARGE, f"a body has at most {MAX_BODY_BYTES} bytes"
+        case web.HTTPNotFound():
+            kind, message = ApiErrorType.NOT_FOUND, f"no route {request.path}"
+        case _:
+            kind, message = ApiErrorType.BAD_REQUEST, error.reason
+    return API_STATUS[kind], ErrorBody(kind, message)
+
+
+class _ServerLog:
+    """Takes what aiohttp itself would print, so that the log stays one of whole, typed lines."""
+
+    def debug(self, *_args: object, **_more: object) -> None:
+        """Drop it: clients that go away early, and the like."""
+
+    def exception(self, message: str, *args: object, exc_info: BaseException) -> None:
+        """Log a bug; but a body that broke off has been answered already."""
+        if not isinstance(exc_info, web.RequestPayloadError):
+            log.error(message % args if args else message, exc_info=exc_info)
 
 
 async def serve(
@@ -128,9 +119,17 @@ async def serve(
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the control API on `listener` until cancelled; reports started when it answers."""
+    """Serve the control API on `listener` until cancelled; reports started when it answers.
+
+    Cancellation ends followers' streams, gives other requests `STOP_S` and closes the listener.
+    """
     runner = web.AppRunner(
-        make_app(control), access_log=None, handle_signals=False, shutdown_timeout=STOP_S
+        make_app(control),
+        access_log=None,
+        auto_decompress=False,  # nobody needs it, and a small body could become a huge one
+        handle_signals=False,
+        logger=_ServerLog(),
+        shutdown_timeout=STOP_S,
     )
     await runner.setup()
     try:

@@ -1,7 +1,13 @@
-"""What comes in and goes out, as types: requests forbid what they do not know."""
+"""What comes in and goes out, as types: requests forbid what they do not know.
+
+The routes decode and encode by them, openapi.json is made of them. No rule of the API is here
+that a type cannot say.
+"""
+
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from castrayd.errors import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
@@ -9,9 +15,11 @@ from castrayd.supervisor.documents import AttemptDocument, NodeDocument
 __all__ = (
     "AttemptList",
     "DesiredReply",
+    "EmptyBody",
     "ErrorBody",
     "ErrorReply",
     "HealthReply",
+    "Level",
     "LogLevelBody",
     "NodeList",
     "ReasonBody",
@@ -19,20 +27,29 @@ __all__ = (
     "ReconnectReply",
     "ReloadReply",
     "VersionDocument",
+    "encode",
 )
+
+Reason: TypeAlias = Annotated[str, Meta(max_length=1024)]
+"""Why somebody wants something: a sentence, for status and the log."""
+
+_ADDRESS = {"pattern": r"^[A-Za-z0-9._-]{1,253}:[1-9][0-9]{0,3}$", "examples": ["head:6379"]}
+"""For readers of openapi.json: `core.candidates.parse_address` takes more, and says more."""
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
 class ReconnectBody(Struct, forbid_unknown_fields=True):
     """POST /api/reconnect."""
 
-    address: str | None = None
-    reason: str | None = None
+    address: Annotated[str, Meta(extra_json_schema=_ADDRESS)] | None = None
+    reason: Reason | None = None
 
 
 class ReasonBody(Struct, forbid_unknown_fields=True):
     """POST /api/pause and /api/resume."""
 
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class EmptyBody(Struct, forbid_unknown_fields=True):
@@ -42,7 +59,7 @@ class EmptyBody(Struct, forbid_unknown_fields=True):
 class LogLevelBody(Struct, forbid_unknown_fields=True):
     """GET and PUT /api/log-level."""
 
-    level: str
+    level: Level
 
 
 class ReconnectReply(Struct):

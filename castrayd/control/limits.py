@@ -1,4 +1,4 @@
-"""A token bucket: how often something may be asked for."""
+"""A token bucket: how often something may be asked for. Reads the clock that it is given."""
 
 from collections.abc import Callable
 

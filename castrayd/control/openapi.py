@@ -1,5 +1,9 @@
-"""openapi.json, from the same types that the routes use."""
+"""openapi.json, made from the types that the routes themselves decode and encode by.
 
+A test compares its paths with the router's. Built once, when it is first asked for.
+"""
+
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -10,109 +14,174 @@ from castrayd.control import bodies
 from castrayd.errors import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, Status
 
-__all__ = ("document",)
+__all__ = ("MAX_LIMIT", "MAX_SEQ", "document")
+
+MAX_LIMIT: Final = 1000
+MAX_SEQ: Final = 2**53 - 1
+"""The largest whole number that every JSON reader keeps exact, RFC 8259 section 6."""
 
 _REF: Final = "#/components/schemas/{name}"
+_JSON: Final = "application/json"
+_NDJSON: Final = "application/x-ndjson"
+
+Schema = dict[str, Any]
 
 
-def _query(name: str, schema: dict[str, Any], text: str) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """One operation. Every one may also answer 400 and 403, one with a body 413."""
+
+    path: str
+    summary: str
+    ok: Any
+    """The type of a good reply; None where it is no JSON document."""
+    method: str = "get"
+    status: int = 200
+    body: Any = None
+    parameters: tuple[Schema, ...] = ()
+    errors: tuple[int, ...] = ()
+    not_ready: Any = None
+    """The type of a documented 503 that is no refusal."""
+
+
+def _query(name: str, schema: Schema, text: str) -> Schema:
     return {"name": name, "in": "query", "required": False, "schema": schema, "description": text}
 
 
-_BOOLEAN: Final = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
-_VERBOSE: Final = _query("verbose", _BOOLEAN, "List the checks.")
-_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+def _whole(low: int, high: int) -> Schema:
+    return {"type": "integer", "minimum": low, "maximum": high}
 
-_ROUTES: Final[tuple[dict[str, Any], ...]] = (
-    {"path": "/api/status", "summary": "The whole truth.", "ok": Status},
-    {"path": "/api/health/live", "summary": "Does the daemon answer?", "ok": bodies.HealthReply,
-     "parameters": [_VERBOSE]},
-    {"path": "/api/health/ready", "summary": "Is it connected?", "ok": bodies.HealthReply,
-     "parameters": [_VERBOSE], "not_ready": bodies.HealthReply},
-    {"path": "/api/reconnect", "method": "post", "summary": "Begin an attempt now, or join one.",
-     "body": bodies.ReconnectBody, "ok": bodies.ReconnectReply, "status": 202,
-     "errors": (409, 429, 503)},
-    {"path": "/api/pause", "method": "post", "summary": "Want no attachment.",
-     "body": bodies.ReasonBody, "ok": bodies.DesiredReply, "errors": (503,)},
-    {"path": "/api/resume", "method": "post", "summary": "Want the attachment back.",
-     "body": bodies.ReasonBody, "ok": bodies.DesiredReply, "errors": (503,)},
-    {"path": "/api/reload", "method": "post", "summary": "Read the settings anew.",
-     "body": bodies.EmptyBody, "ok": bodies.ReloadReply, "errors": (503,)},
-    {"path": "/api/attempts", "summary": "The last attempts, newest first.",
-     "ok": bodies.AttemptList,
-     "parameters": [_query("limit", {"type": "integer", "minimum": 1, "maximum": 1000},
-                           "How many; 50 without it.")]},
-    {"path": "/api/attempts/{id}", "summary": "One attempt.", "ok": AttemptDocument,
-     "parameters": [_ID], "errors": (404,)},
-    {"path": "/api/events", "summary": "What happened, as NDJSON; the first line is a snapshot.",
-     "ok": None,
-     "parameters": [
-         _query("since", {"type": "integer", "minimum": 0, "maximum": 2**62},
-                "Replay what came after this seq."),
-         _query("types", {"type": "string"}, "Names of events, separated by commas."),
-         _query("follow", _BOOLEAN, "Stay and send what comes.")]},
-    {"path": "/api/cluster/nodes", "summary": "The cluster's nodes.", "ok": bodies.NodeList,
-     "errors": (503,)},
-    {"path": "/api/log-level", "summary": "The level in force.", "ok": bodies.LogLevelBody},
-    {"path": "/api/log-level", "method": "put", "summary": "Move the level.",
-     "body": bodies.LogLevelBody, "ok": bodies.LogLevelBody},
-    {"path": "/api/version", "summary": "Versions.", "ok": bodies.VersionDocument},
-    {"path": "/api/openapi.json", "summary": "This document.", "ok": dict},
-)  # fmt: skip
+
+_SWITCH: Final = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
+_VERBOSE: Final = _query("verbose", _SWITCH, "List the checks.")
+_LIMIT: Final = _query("limit", _whole(1, MAX_LIMIT), "How many; 50 without it.")
+_ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+_EVENTS: Final = (
+    _query("since", _whole(0, MAX_SEQ), "Replay what came after this `seq`."),
+    _query("types", {"type": "string"}, "Names of events, separated by commas."),
+    _query("follow", _SWITCH, "Stay, and send what comes."),
+)
+
+_ROUTES: Final = (
+    _Route("/api/status", "The whole truth, one document.", Status),
+    _Route(
+        "/api/health/live", "Does the daemon answer?", bodies.HealthReply, parameters=(_VERBOSE,)
+    ),
+    _Route(
+        "/api/health/ready",
+        "Is it connected?",
+        bodies.HealthReply,
+        parameters=(_VERBOSE,),
+        not_ready=bodies.HealthReply,
+    ),
+    _Route(
+        "/api/reconnect",
+        "Begin an attempt now, or join the one under way.",
+        bodies.ReconnectReply,
+        method="post",
+        status=202,
+        body=bodies.ReconnectBody,
+        errors=(409, 429, 503),
+    ),
+    _Route(
+        "/api/pause",
+        "Want no attachment, over restarts too.",
+        bodies.DesiredReply,
+        method="post",
+        body=bodies.ReasonBody,
+        errors=(503,),
+    ),
+    _Route(
+        "/api/resume",
+        "Want the attachment back.",
+        bodies.DesiredReply,
+        method="post",
+        body=bodies.ReasonBody,
+        errors=(503,),
+    ),
+    _Route(
+        "/api/reload",
+        "Read the settings anew; a faulty file changes nothing.",
+        bodies.ReloadReply,
+        method="post",
+        body=bodies.EmptyBody,
+        errors=(503,),
+    ),
+    _Route(
+        "/api/attempts",
+        "The last attempts, newest first.",
+        bodies.AttemptList,
+        parameters=(_LIMIT,),
+    ),
+    _Route("/api/attempts/{id}", "One attempt.", AttemptDocument, parameters=(_ID,), errors=(404,)),
+    _Route(
+        "/api/events",
+        "What happened, one JSON document a line; the first line is a snapshot.",
+        None,
+        parameters=_EVENTS,
+    ),
+    _Route("/api/cluster/nodes", "The cluster's nodes.", bodies.NodeList, errors=(503,)),
+    _Route("/api/log-level", "The log level in force.", bodies.LogLevelBody),
+    _Route(
+        "/api/log-level",
+        "Move the log level, until the next start or reload.",
+        bodies.LogLevelBody,
+        method="put",
+        body=bodies.LogLevelBody,
+    ),
+    _Route("/api/version", "Versions of what runs here.", bodies.VersionDocument),
+    _Route("/api/openapi.json", "This document.", dict),
+)
 
 
 @cache
-def document() -> dict[str, Any]:
-    """Build the document, once."""
-    kinds = [bodies.ErrorReply]
-    for route in _ROUTES:
-        kinds += [
-            k for key in ("ok", "body", "not_ready") if (k := route.get(key)) not in {None, dict}
-        ]
-    unique = list(dict.fromkeys(kinds))
+def document() -> Schema:
+    """Build the document."""
+    kinds: list[Any] = [bodies.ErrorReply]
+    kinds += [kind for r in _ROUTES for kind in (r.ok, r.body, r.not_ready) if kind]
+    unique = [kind for kind in dict.fromkeys(kinds) if kind is not dict]
     refs, components = msgspec.json.schema_components(unique, ref_template=_REF)
-    schemas = dict(zip(unique, refs, strict=True))
-    paths: dict[str, Any] = {}
+    schemas = dict(zip(unique, refs, strict=True)) | {dict: {"type": "object"}}
+    paths: Schema = {}
     for route in _ROUTES:
-        paths.setdefault(route["path"], {})[route.get("method", "get")] = _operation(route, schemas)
-    types = ", ".join(ApiErrorType)
+        paths.setdefault(route.path, {})[route.method] = _operation(route, schemas)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "castrayd",
             "version": castrayd.__version__,
-            "description": f"Errors are one of: {types}.",
+            "description": f"Types of errors: {', '.join(ApiErrorType)}.",
         },
         "paths": paths,
         "components": {"schemas": components},
     }
 
 
-def _operation(route: dict[str, Any], schemas: dict[Any, Any]) -> dict[str, Any]:
-    codes = {400, 403, *route.get("errors", ())} | ({413} if "body" in route else set())
-    error = _json(schemas[bodies.ErrorReply])
-    responses = {str(code): {"description": "refused", "content": error} for code in sorted(codes)}
-    responses[str(route.get("status", 200))] = {
-        "description": "done",
-        "content": _content(route, schemas),
-    }
-    if "not_ready" in route:
-        content = _json(schemas[route["not_ready"]])
-        responses["503"] = {"description": "not connected", "content": content}
-    operation: dict[str, Any] = {"summary": route["summary"], "responses": responses}
-    if "parameters" in route:
-        operation["parameters"] = route["parameters"]
-    if "body" in route:
-        required = bool(msgspec.json.schema(route["body"]).get("required"))
-        operation["requestBody"] = {"content": _json(schemas[route["body"]]), "required": required}
+def _operation(route: _Route, schemas: dict[Any, Schema]) -> Schema:
+    operation: Schema = {"summary": route.summary, "responses": _responses(route, schemas)}
+    if route.parameters:
+        operation["parameters"] = list(route.parameters)
+    if route.body is not None:
+        required = any(field.required for field in msgspec.structs.fields(route.body))
+        content = {_JSON: {"schema": schemas[route.body]}}
+        operation["requestBody"] = {"content": content, "required": required}
     return operation
 
 
-def _content(route: dict[str, Any], schemas: dict[Any, Any]) -> dict[str, Any]:
-    if route["ok"] is None:
-        return {"application/x-ndjson": {"schema": {"type": "string"}}}
-    return _json(schemas.get(route["ok"], {"type": "object"}))
+def _responses(route: _Route, schemas: dict[Any, Schema]) -> Schema:
+    codes = {400, 403, *route.errors} | ({413} if route.body else set())
+    refused = {_JSON: {"schema": schemas[bodies.ErrorReply]}}
+    responses = {str(code): _response("refused", refused) for code in sorted(codes)}
+    good = {_JSON: {"schema": schemas[route.ok]}} if route.ok else {_NDJSON: {"schema": _LINE}}
+    responses[str(route.status)] = _response("done", good)
+    if route.not_ready is not None:
+        content = {_JSON: {"schema": schemas[route.not_ready]}}
+        responses["503"] = _response("not connected", content)
+    return responses
 
 
-def _json(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"application/json": {"schema": schema}}
+_LINE: Final = {"type": "string", "description": "Lines of JSON: seq, at, name and more."}
+
+
+def _response(description: str, content: Schema) -> Schema:
+    return {"description": description, "content": content}

@@ -1,26 +1,62 @@
-"""Where the control socket is: the same answer for the daemon and for castrayctl."""
+"""Where the control socket is: one order of places, for the daemon and for castrayctl.
+
+Both import it, so it must cost nothing: no aiohttp, and pathlib only where a Path is asked for.
+"""
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-__all__ = ("default_socket_path",)
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ("default_socket_path", "find_socket")
+
+NAME = "control.sock"
 
 
-def default_socket_path(instance: str | None, environ: Mapping[str, str]) -> Path:
-    """Return `CASTRAYD_SOCKET`, else a socket in the first folder that suits us.
+def default_socket_path(instance: str | None, environ: Mapping[str, str]) -> "Path":
+    """Return where a daemon makes its socket: the first place that it can write to."""
+    from pathlib import Path  # noqa: PLC0415  castrayctl does without
 
-    systemd's runtime directory, root's /run/castrayd, the user's XDG runtime directory, else a
-    folder below /tmp that only we may use.
+    return Path(next(path for path in _places(instance, environ) if _usable(path, environ)))
+
+
+def find_socket(instance: str | None, environ: Mapping[str, str]) -> str:
+    """Return where castrayctl finds a daemon: the first socket that there is.
+
+    Without any, the place where a daemon that we started would make it.
     """
+    places = list(_places(instance, environ))
+    found = next((path for path in places if _there(path)), None)
+    return found or next(path for path in places if _usable(path, environ))
+
+
+def _places(instance: str | None, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield `CASTRAYD_SOCKET` alone; else systemd's folder, root's, the user's, one in /tmp."""
     if given := environ.get("CASTRAYD_SOCKET"):
-        return Path(given)
+        yield given
+        return
     folder = f"castrayd-{instance}" if instance else "castrayd"
     if runtime := environ.get("RUNTIME_DIRECTORY", "").split(":")[0]:
-        return Path(runtime) / "control.sock"
-    system = Path("/run") / folder / "control.sock"
-    if os.geteuid() == 0 or system.exists():
-        return system
+        yield f"{runtime}/{NAME}"  # systemd.exec(5); several are separated by colons
+    yield f"/run/{folder}/{NAME}"
     if xdg := environ.get("XDG_RUNTIME_DIR"):
-        return Path(xdg) / folder / "control.sock"
-    return Path(f"/tmp/{folder}-{os.geteuid()}/control.sock")  # noqa: S108  checked when claimed
+        yield f"{xdg}/{folder}/{NAME}"
+    yield f"/tmp/{folder}-{os.geteuid()}/{NAME}"  # noqa: S108  checked when it is claimed
+
+
+def _there(path: str) -> bool:
+    try:
+        info = os.stat(path)  # noqa: PTH116  pathlib costs what the rest of castrayctl does
+    except OSError:
+        return False
+    return not path.startswith("/tmp/") or info.st_uid == os.geteuid()  # noqa: S108
+
+
+def _usable(path: str, environ: Mapping[str, str]) -> bool:
+    """Whether we may make a socket there: only /run is not ours by definition."""
+    if not path.startswith("/run/castrayd") or path == environ.get("CASTRAYD_SOCKET"):
+        return True
+    folder = path.rpartition("/")[0]
+    return os.geteuid() == 0 or os.access(folder, os.W_OK)

@@ -1,4 +1,7 @@
-"""The control socket itself: claimed with a lock, so that it is never stolen from a live daemon."""
+"""The control socket itself: claimed with a lock, so that it is never stolen from a live daemon.
+
+The composition root claims it before anything else of the daemon runs.
+"""
 
 import contextlib
 import fcntl
@@ -47,20 +50,22 @@ def claim(path: Path) -> Iterator[socket.socket]:
     try:
         _lock(lock, path)
         listener = _bind(path)
+        ours = path.lstat()
         try:
             yield listener
         finally:
             listener.close()
-            with contextlib.suppress(OSError):
-                path.unlink()
+            _remove(path, ours)
     finally:
-        os.close(lock)
+        os.close(lock)  # the file stays: to remove it would let two hold a lock of that name
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder, open to all; one below /tmp must be ours alone."""
+    """Make the folder, open to all whatever the umask; one right below /tmp must be ours alone."""
     shared = folder.parent == Path("/tmp")  # noqa: S108
-    folder.mkdir(mode=0o700 if shared else 0o755, parents=True, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700 if shared else 0o755)
     if shared:
         info = folder.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
@@ -75,8 +80,8 @@ def _lock(lock: int, path: Path) -> None:
 
 
 def _bind(path: Path) -> socket.socket:
-    """Bind anew; what is in the way is stale, or somebody else's live socket."""
-    if _answers(path):
+    """Bind anew; what is in the way is stale, or somebody else's live socket, or no socket."""
+    if _lives(path):
         raise AlreadyRunningError(str(path))
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -88,18 +93,29 @@ def _bind(path: Path) -> socket.socket:
         listener.setblocking(False)  # noqa: FBT003  the socket module's form
     except OSError as error:
         listener.close()
-        raise _unusable(path, error.strerror or str(error)) from error
+        why = "is there, and no socket" if path.is_file() else error.strerror or str(error)
+        raise _unusable(path, why) from error
     return listener
 
 
-def _answers(path: Path) -> bool:
+def _lives(path: Path) -> bool:
+    """Whether somebody may listen there; only a clear no is one: a full backlog is none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(str(path))
-        except OSError as error:
-            return isinstance(error, (TimeoutError, BlockingIOError))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
     return True
+
+
+def _remove(path: Path, ours: os.stat_result) -> None:
+    """Take our socket away, unless another one is in its place by now."""
+    with contextlib.suppress(OSError):
+        if os.path.samestat(path.lstat(), ours):
+            path.unlink()
 
 
 def _unusable(path: Path, why: str) -> SettingsError:

@@ -13,6 +13,7 @@ AUTO: Final = "auto"
 """As an address: nothing is configured, discovery alone decides."""
 
 _MAX_PORT: Final = 65535
+_PORT_DIGITS: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,17 @@ def parse_address(text: str) -> Address:
         host = host[1:-1]
     elif ":" in host:
         raise _invalid(text, "write an IPv6 address in brackets, or drop the scheme")
-    if not colon or not host or not (port.isascii() and port.isdigit()):
+    if not colon or not host or any(c in " /@?#[]" or not c.isprintable() for c in host):
         raise _invalid(text, "expected host:port")
-    if any(c.isspace() or c in "/@?#" for c in host) or not 0 < int(port) <= _MAX_PORT:
+    if not _is_port(port):
         raise _invalid(text, "expected host:port with a port from 1 to 65535")
     return Address(url, host, int(port), mode)
+
+
+def _is_port(text: str) -> bool:
+    """Whether it is a number from 1 to 65535; a longer one never becomes an int."""
+    digits = text.isascii() and text.isdigit() and len(text) <= _PORT_DIGITS
+    return digits and 0 < int(text) <= _MAX_PORT
 
 
 def _invalid(text: str, why: str) -> AttachError:
@@ -86,7 +93,7 @@ def configured(cli: str | None, env: str | None, config: Iterable[str]) -> tuple
     )
     for source, texts in sources:
         if texts:
-            return tuple(_unique(candidate(text, source) for text in texts if text != AUTO))
+            return tuple(_unique(candidate(text, source) for text in texts if text.strip() != AUTO))
     return ()
 
 

@@ -128,9 +128,9 @@ def stay(snapshot: Snapshot, _event: e.Event, _policy: Policy) -> Change:
 
 
 def start(snapshot: Snapshot, event: e.Started, _policy: Policy) -> Change:
-    return (
-        _begin(snapshot, event.at_s, Trigger.START) if snapshot.wants_attempts else (snapshot, ())
-    )
+    if not snapshot.wants_attempts:
+        return snapshot, ()
+    return _begin(snapshot, event.at_s, Trigger.START)
 
 
 def reconnect_idle(snapshot: Snapshot, event: e.ReconnectRequested, _policy: Policy) -> Change:
@@ -150,9 +150,7 @@ def reconnect_trying(snapshot: Snapshot, event: e.ReconnectRequested, _policy: P
 
 
 def reconnect_attached(snapshot: Snapshot, event: e.ReconnectRequested, policy: Policy) -> Change:
-    """Break, then make."""
-    if snapshot.ending:
-        return _now_or_after_end(snapshot, event.at_s, Trigger.MANUAL, event.address)
+    """Break, then make; one that is being replaced already is broken here and now."""
     return _renew(snapshot, event.at_s, policy, Trigger.MANUAL, event.address)
 
 
@@ -259,7 +257,7 @@ def ended(snapshot: Snapshot, event: e.SessionEnded, policy: Policy) -> Change:
     if not idle.wants_attempts:
         return replace(idle, planned=None), ()
     if idle.planned is not None:
-        return _launch(replace(idle, health=Health(), reasons=()), event.at_s)
+        return _launch(idle, event.at_s)
     return _after_loss(_without_session(idle, event.at_s, policy), event, policy)
 
 

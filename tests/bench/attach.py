@@ -23,7 +23,11 @@ from tests.support.peers import refused
 from tests.support.ray import RayHead, ray_head
 
 FLOOR = "import aiohttp.web, anyio, structlog"
-BARE = "import os, ray; ray.init({address!r}, log_to_driver=False, configure_logging=False); os._exit(0)"
+BARE = """
+import os, ray
+ray.init({address!r}, log_to_driver=False, configure_logging=False)
+os._exit(0)
+"""
 ROUNDS = 5
 
 

@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from typing import Any
 
+import anyio
 import pytest
 
 from tests.support.daemon import Daemon, running_daemon
@@ -54,6 +55,25 @@ async def test_session_stopped_is_given_up_after_the_grace(head: RayHead) -> Non
         assert degraded["reasons"][0]["type"] == "session_unresponsive"
         assert before["session"]["pid"] not in daemon.children()
         assert after["session"]["standby"] is True
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+async def test_daemon_outlives_the_minute_after_which_ray_ends_a_process() -> None:
+    """Ray ends a process 60 s after its GCS is gone; the daemon answers each second for 95 s."""
+    with ray_head() as head:
+        async with running_daemon(address=head.address) as daemon:
+            await daemon.wait_state("connected")
+            head.kill_gcs()
+            for _ in range(95):
+                began = anyio.current_time()
+                status = await daemon.status()
+                assert anyio.current_time() - began < 1.0
+                await anyio.sleep(1)
+            assert status["state"] in {"disconnected", "discovering"}
+            assert [s for s in await daemon.states() if s != "discovering"][:3] == [
+                "connected", "degraded", "disconnected",
+            ]  # fmt: skip
 
 
 async def test_raylet_killed_degrades_at_once_and_another_is_used() -> None:

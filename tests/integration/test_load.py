@@ -3,6 +3,8 @@
 import os
 import signal
 import statistics
+import subprocess
+import sys
 import time
 
 import aiohttp
@@ -25,6 +27,24 @@ async def _p99_s(daemon: Daemon, count: int = 1000) -> float:
             took.append(time.perf_counter() - began)
             assert response.status == 200
     return statistics.quantiles(took, n=100)[98]
+
+
+async def test_start_is_as_quick_as_its_imports() -> None:
+    """The socket answers within a small multiple of its imports; tests/bench has the figure."""
+    floor = [sys.executable, "-c", "import aiohttp.web, anyio, structlog"]
+    floors, starts = [], []
+    async with refused() as address:
+        for _ in range(3):
+            began = time.perf_counter()
+            subprocess.run(floor, check=True)
+            floors.append(time.perf_counter() - began)
+            async with running_daemon(address=address, launch=False) as daemon:
+                began = time.perf_counter()
+                daemon.launch()
+                await daemon.answers()
+                starts.append(time.perf_counter() - began)
+
+    assert min(starts) <= 3 * min(floors)
 
 
 @pytest.mark.ray

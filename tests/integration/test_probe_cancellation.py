@@ -1,5 +1,7 @@
 """A probe that is called off ends its own scope and nothing else."""
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 import pytest
 
@@ -17,11 +19,11 @@ def _peer(address: str) -> Peer:
 
 @pytest.mark.parametrize("call", ["check", "identity", "watch"])
 async def test_cancelled_call_ends_its_scope_alone(call: str) -> None:
-    """gRPC raises a cancellation of its own making; the tasks beside it must not feel it."""
+    """GRPC raises a cancellation of its own making; the tasks beside it must not feel it."""
     beside = []
     async with silent() as address:
         peer = _peer(address)
-        calls = {
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
             "check": lambda: peer.check(5),
             "identity": lambda: peer.identity(None, 5),
             "watch": lambda: peer.watch(anyio.Event()),
@@ -67,16 +69,15 @@ async def test_watch_tells_when_it_is_established_and_why_it_ended() -> None:
     """A stream that is there sets its event; a server that goes ends it with a reason."""
     established = anyio.Event()
     why = []
-    async with anyio.create_task_group() as tasks:
-        async with fake_head() as address:
-            peer = _peer(address)
+    async with anyio.create_task_group() as tasks, fake_head() as address:
+        peer = _peer(address)
 
-            async def watch() -> None:
-                why.append(await peer.watch(established))
+        async def watch() -> None:
+            why.append(await peer.watch(established))
 
-            tasks.start_soon(watch)
-            with anyio.fail_after(5):
-                await established.wait()
+        tasks.start_soon(watch)
+        with anyio.fail_after(5):
+            await established.wait()
     await peer.close()
 
     assert len(why) == 1

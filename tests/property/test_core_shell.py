@@ -7,7 +7,7 @@ answered already, how many attempts were allotted since the last stable connecti
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
@@ -22,12 +22,13 @@ from castrayd.core.commands import (
     WaitRetry,
     WaitSettle,
     WatchReturn,
+    WatchSession,
 )
 from castrayd.core.health import ATTACHMENT_REASONS, FINAL_REASONS, Check, CheckReport
 from castrayd.core.machine import step
 from castrayd.core.policy import Policy
 from castrayd.core.snapshot import Snapshot
-from castrayd.core.states import Desired, State
+from castrayd.core.states import Desired, State, Trigger
 from castrayd.errors import ErrorType, Fault, Retry
 from tests.unit.test_core_machine import assert_consistent
 from tests.unit.test_core_playbook import failure, seen
@@ -35,6 +36,17 @@ from tests.unit.test_core_playbook import failure, seen
 __all__ = ("Shell",)
 
 ATTACHED = {State.CONNECTED, State.DEGRADED}
+ANSWERS: dict[type[Command], type[e.Event]] = {
+    RunAttempt: e.AttemptSucceeded,
+    EndSession: e.SessionEnded,
+    WatchSession: e.SessionExited,
+    VerifyIdentity: e.IdentityVerified,
+    WaitGrace: e.GraceElapsed,
+    WaitSettle: e.SettleElapsed,
+    WaitRetry: e.RetryDue,
+    WatchReturn: e.ClusterReturned,
+}
+"""The final answer of each order, where all goes well."""
 JITTERS = st.sampled_from([0.5, 0.75, 0.99])
 PAUSES_S = st.sampled_from([0.0, 0.01, 0.5, 2.0, 9.0, 31.0, 400.0])
 FAILURES = st.sampled_from(
@@ -70,14 +82,11 @@ REQUESTS: st.SearchStrategy[Make] = st.sampled_from(
         lambda at_s: e.ReconnectRequested(at_s, "c:3"),
         lambda at_s: e.ConfigReloaded(at_s, reconnect=True),
         lambda at_s: e.ConfigReloaded(at_s, reconnect=False),
-        e.PauseRequested,
         e.ResumeRequested,
         e.ResumeRequested,
     ]
 )
-MOSTLY = st.sampled_from([True, True, True, False])
 SELDOM = st.integers(0, 9).map(lambda n: n == 0)
-
 
 
 class Shell(RuleBasedStateMachine):
@@ -95,22 +104,24 @@ class Shell(RuleBasedStateMachine):
         """Epoch of the last order before which everything was called off."""
         self.posted: list[Make] = []
         self.told: list[e.Event] = []
+        self.ending = False
         self.live = False
         """Whether a session may live: from RunAttempt to its failure, or to the end's answer."""
         self.ids: set[str] = set()
         self.serial = 0
         self.allotted = 0
         """Attempts since the last connection that was stable."""
+        self.began_s = 0.0
         self.attached_s: float | None = None
         self.unverified = False
         """Whether the cluster must be asked for its id before it may be called connected."""
 
-    @initialize(desired=st.sampled_from([Desired.UP, Desired.UP, Desired.PAUSED]), attach=MOSTLY)
-    def begin(self, desired: Desired, *, attach: bool) -> None:
+    @initialize(desired=st.sampled_from([Desired.UP, Desired.UP, Desired.PAUSED]), fault=FAILURES)
+    def begin(self, desired: Desired, fault: Fault | None) -> None:
         self.snapshot = Snapshot("run", desired=desired)
         self.feed(e.Started(self.now_s))
-        if attach:
-            self.finish_all(Slot.ATTEMPT)
+        for order in self.under_way():
+            self.feed(self.answer(order, fault, 0.5)(self.now_s))
 
     # --- what can happen ----------------------------------------------------------------------
 
@@ -154,7 +165,7 @@ class Shell(RuleBasedStateMachine):
         self.now_s += after_s
         self.feed(e.CheckReported(self.now_s, self.snapshot.awaiting[Slot.WATCH], report))
 
-    @precondition(lambda self: self.snapshot.state is State.CONNECTED)
+    @precondition(lambda self: Slot.WATCH in self.snapshot.awaiting)
     @rule(fault=LOSSES, check=st.sampled_from([Check.GCS, Check.RAYLET]), after_s=PAUSES_S)
     def lose(self, fault: Fault, check: Check, after_s: float) -> None:
         """Let a check be certain that something is lost."""
@@ -173,13 +184,17 @@ class Shell(RuleBasedStateMachine):
         event = make(self.now_s)
         self.feed(event)
         match event:
-            case e.PauseRequested():
-                assert self.snapshot.desired is Desired.PAUSED
             case e.ResumeRequested():
                 assert self.snapshot.desired is Desired.UP
             case e.ReconnectRequested(address=address) if self.wanted():
                 refs = (self.snapshot.attempt, self.snapshot.planned)
                 assert any(ref and address in (None, ref.address) for ref in refs)
+
+    @precondition(lambda self: self.wanted())
+    @rule()
+    def pause(self) -> None:
+        self.feed(e.PauseRequested(self.now_s))
+        assert self.snapshot.desired is Desired.PAUSED
 
     @precondition(lambda self: self.serial > 3)
     @rule(really=SELDOM)
@@ -208,26 +223,17 @@ class Shell(RuleBasedStateMachine):
     def answer(self, order: Command, fault: Fault | None, jitter: float) -> Make:
         """Make the order's final answer, a bad one if there is a fault."""
         self.answered.add(order.epoch)
+        kind, fields = ANSWERS[type(order)], dict[str, Any]()
         match order:
             case RunAttempt() if fault:
-                return self.made(e.AttemptFailed, order, fault=fault, jitter=jitter)
-            case RunAttempt():
-                return self.made(e.AttemptSucceeded, order)
+                kind, fields = e.AttemptFailed, {"fault": fault, "jitter": jitter}
             case EndSession():
-                return self.made(e.SessionEnded, order, jitter=jitter)
+                fields = {"jitter": jitter}
             case VerifyIdentity():
-                other = seen(ErrorType.CLUSTER_REPLACED) if fault else None
-                return self.made(e.IdentityVerified, order, fault=other)
-            case WaitGrace():
-                return self.made(e.GraceElapsed, order)
-            case WaitSettle():
-                return self.made(e.SettleElapsed, order)
-            case WaitRetry():
-                return self.made(e.RetryDue, order)
-            case WatchReturn():
-                return self.made(e.ClusterReturned, order)
-            case _:
-                return self.made(e.SessionExited, order, fault=seen(ErrorType.SESSION_EXITED))
+                fields = {"fault": seen(ErrorType.CLUSTER_REPLACED) if fault else None}
+            case WatchSession():
+                fields = {"fault": seen(ErrorType.SESSION_EXITED)}
+        return self.made(kind, order, **fields)
 
     # --- one step, and what must hold ---------------------------------------------------------
 
@@ -262,9 +268,13 @@ class Shell(RuleBasedStateMachine):
         """Keep the model's books."""
         if isinstance(event, (e.AttemptFailed, e.SessionEnded)):
             self.live = False
+        if isinstance(event, e.SessionEnded):
+            self.ending = False
         if isinstance(event, e.AttemptSucceeded):
             self.attached_s, self.unverified = event.at_s, False
         if isinstance(event, e.IdentityVerified) and event.fault is None:
+            types = {reason.type for reason in before.health.reasons()}
+            assert not types & ATTACHMENT_REASONS, "an answer of before the last loss"
             self.unverified = False
         if self.attached_s is not None and after.state not in ATTACHED:
             if event.at_s - self.attached_s >= self.policy.backoff.stable_s:
@@ -286,13 +296,17 @@ class Shell(RuleBasedStateMachine):
                 assert self.wanted()
                 assert ref.id not in self.ids
                 self.ids.add(ref.id)
-                self.live, self.barrier = True, command.epoch
+                if isinstance(event, e.SessionEnded) and ref.trigger is Trigger.SESSION_LOST:
+                    assert event.at_s >= self.began_s + self.wait_s(self.allotted - 1, event)
+                self.live, self.barrier, self.began_s = True, command.epoch, event.at_s
             case EndSession():
-                self.barrier = command.epoch
+                assert not self.ending
+                self.ending, self.barrier = True, command.epoch
             case WaitRetry(until_s=until_s):
                 self.check_retry(until_s, event)
             case WaitGrace(until_s=until_s):
                 assert event.at_s + self.policy.checks.grace_s == until_s
+                assert not self.unverified, "the grace is not prolonged"
                 self.unverified = True
             case WaitSettle(until_s=until_s):
                 assert event.at_s + self.policy.settle_s == until_s
@@ -302,15 +316,20 @@ class Shell(RuleBasedStateMachine):
     def check_retry(self, until_s: float, event: e.Event) -> None:
         """Check the wait against its bounds, written out once more."""
         assert isinstance(event, (e.AttemptFailed, e.SessionEnded))
-        n, backoff = self.allotted, self.policy.backoff
-        wait_s = 0.0 if n == 1 else min(backoff.max_s, backoff.initial_s * 2.0 ** (n - 2))
-        gap_s = 0.0
-        if isinstance(event, e.AttemptFailed):
-            gap_s = backoff.gap_s
-            wait_s = backoff.max_s if event.fault.retry is Retry.OPERATOR else wait_s
-        assert until_s == max(self.snapshot.began_s + wait_s * event.jitter, event.at_s + gap_s)
+        wait_s, backoff = self.wait_s(self.allotted, event), self.policy.backoff
+        gap_s = backoff.gap_s if isinstance(event, e.AttemptFailed) else 0.0
+        assert until_s == max(self.began_s + wait_s, event.at_s + gap_s)
         assert event.at_s <= until_s <= event.at_s + max(backoff.max_s, gap_s)
         assert self.snapshot.retry_at_s == until_s
+
+    def wait_s(self, attempts: int, event: e.AttemptFailed | e.SessionEnded) -> float:
+        """Return the wait after so many attempts; see DESIGN, "Backoff"."""
+        backoff = self.policy.backoff
+        if isinstance(event, e.AttemptFailed) and event.fault.retry is Retry.OPERATOR:
+            return backoff.max_s * event.jitter
+        if attempts <= 1:
+            return 0.0
+        return min(backoff.max_s, backoff.initial_s * 2.0 ** (attempts - 2)) * event.jitter
 
     def check(self, before: Snapshot, event: e.Event, commands: tuple[Command, ...]) -> None:
         now = self.snapshot
@@ -339,20 +358,24 @@ class Shell(RuleBasedStateMachine):
         if not self.snapshot.stopping:
             self.mend()
         self.feed(e.StopRequested(self.now_s))
+        self.deliver_all()
         self.finish_all(Slot.END)
         assert {} == self.snapshot.awaiting
         assert not self.live
 
     def mend(self) -> None:
         self.feed(e.ResumeRequested(self.now_s))
-        while self.posted:
-            self.feed(self.posted.pop(0)(self.now_s))
+        self.deliver_all()
         for _ in range(8):
             for slot in (Slot.END, Slot.RETRY, Slot.ATTEMPT):
                 self.finish_all(slot)
             self.checks_turn_good()
             self.finish_all(Slot.VERIFY)
         assert self.snapshot.state is State.CONNECTED
+
+    def deliver_all(self) -> None:
+        while self.posted:
+            self.feed(self.posted.pop(0)(self.now_s))
 
     def checks_turn_good(self) -> None:
         for check in sorted({*self.snapshot.health.faults, *self.snapshot.health.misses}):
@@ -366,4 +389,9 @@ class Shell(RuleBasedStateMachine):
 
 
 TestShell = Shell.TestCase
-TestShell.settings = settings(max_examples=150, stateful_step_count=60)
+TestShell.settings = settings(
+    max_examples=150,
+    stateful_step_count=60,
+    phases=[Phase.generate, Phase.shrink],  # to explain a failure takes minutes and says little
+    report_multiple_bugs=False,
+)

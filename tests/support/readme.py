@@ -29,15 +29,15 @@ def renewed(text: str) -> str:
         "errors": _errors(),
     }
     for name, part in parts.items():
-        pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
-        text, count = re.subn(pattern, lambda m, p=part: f"{m[1]}{p}\n{m[2]}", text, flags=re.S)  # type: ignore[misc]
-        assert count == 1, name
+        head, rest = text.split(f"<!-- generated: {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        text = f"{head}<!-- generated: {name} -->\n{part}\n{end}{tail}"
     return text
 
 
 def command(name: str) -> str:
     """Return the README's command of that name."""
-    found = re.search(rf"^<!-- {name}-command --> `(.*)`$", README.read_text(), re.M)
+    found = re.search(rf"^<!-- {name}-command --> `(.*)`$", README.read_text(), re.MULTILINE)
     assert found is not None, name
     return found[1]
 

@@ -50,7 +50,9 @@ def test_ceiling_obeys_the_policy() -> None:
     """Settings move the start and the cap; a start above the cap is cut."""
     policy = BackoffPolicy(initial_s=0.25, max_s=3.0)
 
-    assert [0.25, 0.5, 1.0, 2.0, 3.0] == [ceiling_s(n, Retry.TRANSIENT, policy) for n in range(2, 7)]
+    assert [0.25, 0.5, 1.0, 2.0, 3.0] == [
+        ceiling_s(n, Retry.TRANSIENT, policy) for n in range(2, 7)
+    ]
     assert 3.0 == ceiling_s(2, Retry.TRANSIENT, BackoffPolicy(initial_s=5.0, max_s=3.0))
 
 
@@ -146,6 +148,16 @@ def test_slow_failure_is_not_waited_for_twice() -> None:
     book << order(WaitRetry, until_s=51.0) << order(WatchReturn)
 
     book.shows(State.DISCONNECTED, retry_at_s=51.0)
+
+
+def test_wait_is_shortened_by_the_jitter_and_measured_from_the_start() -> None:
+    """The fourth failure, after 1.5 s of trying: three quarters of 4 s after its start."""
+    book = Playbook() >> tell(Started) << order(RunAttempt)
+    for _ in range(3):
+        _fail_and_retry(book)
+    _fail(book, seconds=1.5, jitter=0.75) << order(WaitRetry, until_s=3.0) << order(WatchReturn)
+
+    book.shows(State.DISCONNECTED, retry_at_s=3.0)
 
 
 def test_loss_of_a_stable_connection_retries_at_once_from_one() -> None:

@@ -93,9 +93,7 @@ def test_dependant_reason_keeps_the_grace() -> None:
     """With the GCS back and the heartbeat still missing, the same grace runs on."""
     book = attached() >> bad(Check.GCS, LOST) << order(WaitGrace) >> bad(Check.HEARTBEAT, SILENT)
     book >> good(Check.GCS)
-    book.shows(State.DEGRADED, reasons=(seen(SILENT),)).awaits(
-        Slot.WATCH, Slot.SETTLE, Slot.GRACE
-    )
+    book.shows(State.DEGRADED, reasons=(seen(SILENT),)).awaits(Slot.WATCH, Slot.SETTLE, Slot.GRACE)
     book >> good(Check.HEARTBEAT) << order(VerifyIdentity)
 
     book.shows(State.DEGRADED)

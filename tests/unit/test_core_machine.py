@@ -13,6 +13,7 @@ import pytest
 
 from castrayd.core import machine
 from castrayd.core.commands import AttemptRef, Command, Slot
+from castrayd.core.effects import abandon
 from castrayd.core.events import (
     ANSWERS,
     EVENTS,
@@ -81,7 +82,7 @@ ATTEMPT = AttemptRef("run-1", 1, Trigger.START)
 
 def _snapshot(state: State, event: type[Event]) -> Snapshot:
     """Make a snapshot in that state which awaits the event, if it is an answer."""
-    slot = event.SLOT if event in ANSWERS else None  # type: ignore[union-attr]
+    slot = event.SLOT if event in ANSWERS else None
     attached = state in {C, G}
     return Snapshot(
         "run",
@@ -106,7 +107,8 @@ def _example(event: type[Event]) -> Any:
         IdentityVerified: {"fault": None},
     }
     epoch = {"epoch": 7} if event in ANSWERS else {}
-    return event(at_s=1.0, **epoch, **fields.get(event, {}))
+    make: Any = event
+    return make(at_s=1.0, **epoch, **fields.get(event, {}))
 
 
 def test_grid_names_every_event() -> None:
@@ -141,7 +143,7 @@ def test_target_outside_the_row_raises() -> None:
 
 
 @pytest.mark.parametrize("event", ANSWERS)
-@pytest.mark.parametrize("awaiting", [{}, {slot: 8 for slot in Slot}], ids=["none", "newer"])
+@pytest.mark.parametrize("awaiting", [{}, dict.fromkeys(Slot, 8)], ids=["none", "newer"])
 def test_answer_that_is_not_awaited_is_dropped_everywhere(
     event: type[Event], awaiting: dict[Slot, int]
 ) -> None:
@@ -289,6 +291,12 @@ def _explored() -> tuple[Edge, ...]:
     return tuple(explore())
 
 
+def _kinds() -> Iterator[tuple[Snapshot, float]]:
+    """One snapshot of each kind that was reached, and the time in it."""
+    kinds = {_kind(after, event.at_s): (after, event.at_s) for _, event, after, _ in _explored()}
+    yield from kinds.values()
+
+
 def test_every_target_of_the_table_is_reached_and_nothing_else() -> None:
     """The table promises nothing that cannot happen, and no walk leaves it."""
     reached = {(before.state, type(event), after.state) for before, event, after, _ in _explored()}
@@ -320,11 +328,22 @@ def test_every_order_is_awaited_with_its_own_epoch() -> None:
 
 def test_every_state_can_be_left_for_rest() -> None:
     """From everywhere a stop leads to the end, with one answer at most."""
-    for _, event, snapshot, _ in _explored():
-        stopped, _ = step(snapshot, StopRequested(event.at_s), Policy())
-        for epoch in (stopped.awaiting[Slot.END],):
-            stopped, commands = step(stopped, SessionEnded(event.at_s, epoch, 0.5), Policy())
-            assert ((), {}, D) == (commands, stopped.awaiting, stopped.state)
+    for snapshot, at_s in _kinds():
+        stopped, _ = step(snapshot, StopRequested(at_s), Policy())
+        end = SessionEnded(at_s, stopped.awaiting[Slot.END], 0.5)
+        stopped, commands = step(stopped, end, Policy())
+
+        assert ((), {}, D) == (commands, stopped.awaiting, stopped.state)
+
+
+def test_every_state_can_be_abandoned() -> None:
+    """After a bug anywhere: disconnected, one end under way, nothing that contradicts itself."""
+    for snapshot, at_s in _kinds():
+        abandoned, commands = abandon(snapshot, at_s, seen(ErrorType.INTERNAL), Policy())
+
+        assert_consistent(abandoned)
+        assert (D, {Slot.END}) == (abandoned.state, set(abandoned.awaiting))
+        assert bool(commands) != snapshot.ending
 
 
 # --- the drawing ------------------------------------------------------------------------------

@@ -27,7 +27,18 @@ from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State, Trigger
 from castrayd.errors import ERROR_CLASSES, ErrorType, Fault, Phase
 
-__all__ = ("Part", "Playbook", "attached", "bad", "failure", "good", "order", "seen", "settled", "tell")
+__all__ = (
+    "Part",
+    "Playbook",
+    "attached",
+    "bad",
+    "failure",
+    "good",
+    "order",
+    "seen",
+    "settled",
+    "tell",
+)
 
 JITTER = 0.5
 """Of answers that a scenario does not give one: the shortest wait."""

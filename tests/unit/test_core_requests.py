@@ -92,7 +92,17 @@ def paused() -> Playbook:
     return pausing() >> tell(SessionEnded)
 
 
-EVERYWHERE = (trying, waiting, attached, degraded, replacing, superseding, renewing, pausing, paused)
+EVERYWHERE = (
+    trying,
+    waiting,
+    attached,
+    degraded,
+    replacing,
+    superseding,
+    renewing,
+    pausing,
+    paused,
+)
 ENDING = (replacing, superseding, renewing, pausing)
 
 
@@ -140,12 +150,29 @@ def test_reconnect_elsewhere_while_trying_cancels_the_attempt_and_tries_once() -
     book.shows(State.DISCOVERING, planned=None)
 
 
+def test_late_answer_of_the_attempt_before_is_dropped() -> None:
+    """Each attempt has an epoch of its own: the old one's success does not attach the new one."""
+    book = superseding() >> tell(SessionEnded) << order(RunAttempt)
+    book >> tell(AttemptSucceeded, epoch=1) >> tell(AttemptFailed, epoch=1, fault=REFUSED)
+
+    book.shows(State.DISCOVERING, error=None).awaits(Slot.ATTEMPT)
+
+
 def test_reconnect_again_while_superseding_aims_the_planned_attempt() -> None:
     """The last address asked for wins, and one attempt serves everybody who asked."""
     book = superseding() >> tell(ReconnectRequested, address="c:3") >> tell(ReconnectRequested)
     book >> tell(SessionEnded) << order(RunAttempt, id="run-2", address="c:3")
 
     book.shows(State.DISCOVERING, serial=2)
+
+
+def test_success_clears_the_error() -> None:
+    """The fault of the attempts before is shown until one succeeds, and no longer."""
+    book = waiting().after(1.0) >> tell(RetryDue) << order(RunAttempt)
+    book.shows(State.DISCOVERING, error=REFUSED)
+    book >> tell(AttemptSucceeded) << order(WatchSession) << order(WaitSettle)
+
+    book.shows(State.CONNECTED, error=None)
 
 
 def test_reconnect_while_waiting_begins_at_once() -> None:

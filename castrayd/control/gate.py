@@ -1,0 +1,87 @@
+"""The gate before every route: who asks is known by the kernel's word, and may or may not.
+
+The application's middleware alone calls it. It decides by `access`, and by nothing that the
+request itself says.
+"""
+
+from asyncio import BaseTransport
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakKeyDictionary
+
+import structlog
+from aiohttp import web
+
+from castrayd.control.access import AccessPolicy, Peer, peer_of
+from castrayd.errors import ApiError, ApiErrorType
+
+__all__ = ("READS", "Gate", "who")
+
+log = structlog.get_logger("castrayd.control")
+
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing; RFC 9110 section 9.2.1."""
+
+_WHO: Final = "who"
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A connection's other end, and what it may do."""
+
+    peer: Peer
+    reads: bool
+    writes: bool
+
+
+class Gate:
+    """Admits requests, or refuses them as `forbidden`; writes leave a line in the log."""
+
+    def __init__(self, access: AccessPolicy) -> None:
+        self._access = access
+        self._callers: WeakKeyDictionary[BaseTransport, _Caller] = WeakKeyDictionary()
+        # credentials are fixed when a connection is made (unix(7)): asked for once, not a request
+
+    def admit(self, request: web.Request) -> None:
+        """Let a request pass. Raises `ApiError` (`forbidden`)."""
+        caller = self._caller(request.transport)
+        if request.method in READS:
+            if not caller.reads:
+                raise _forbidden(caller.peer, "read")
+            return
+        if not caller.writes:
+            raise _forbidden(caller.peer, "write")
+        request[_WHO] = f"uid {caller.peer.uid}"
+        _note(request, caller.peer)
+
+    def _caller(self, transport: BaseTransport | None) -> _Caller:
+        known = self._callers.get(transport) if transport is not None else None
+        if known is not None:
+            return known
+        connection = transport.get_extra_info("socket") if transport is not None else None
+        if transport is None or connection is None:
+            raise ApiError(ApiErrorType.FORBIDDEN, "the connection is gone")
+        peer = peer_of(connection)
+        caller = _Caller(peer, self._access.may_read(peer), self._access.may_write(peer))
+        self._callers[transport] = caller
+        return caller
+
+
+def who(request: web.Request) -> str:
+    """Say who asks, as status and ledger name them; of an admitted write only."""
+    name: str = request[_WHO]
+    return name
+
+
+def _note(request: web.Request, peer: Peer) -> None:
+    target = request.raw_path  # as sent: decoded, it could hold line breaks
+    message = f"{request.method} {target} by uid {peer.uid} pid {peer.pid}"
+    log.info(message, **{"client.uid": peer.uid, "client.pid": peer.pid})
+
+
+def _forbidden(peer: Peer, verb: str) -> ApiError:
+    return ApiError(
+        ApiErrorType.FORBIDDEN,
+        f"uid {peer.uid} may not {verb} here",
+        f"Add the user to a group of control.{verb}_groups.",
+    )
