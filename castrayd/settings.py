@@ -7,6 +7,7 @@ knows are taken from there, never written twice.
 
 import tomllib
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -209,6 +210,11 @@ class SettingsField(Struct, frozen=True):
         """The environment variable that overrides it."""
         return PREFIX + self.key.replace(".", "__").upper()
 
+    @property
+    def unit(self) -> str:
+        """What a number of it counts: names of durations end in `_s`, for seconds."""
+        return "s" if self.key.endswith("_s") else ""
+
 
 def fields() -> Iterator[SettingsField]:
     """Yield every setting, in order."""
@@ -248,13 +254,31 @@ def load(
         inner = tree.setdefault(section, {})
         if isinstance(inner, dict):
             inner[name] = value
-    values = _validated(tree, problems)
-    if not problems:
-        problems += _together(values)
+    merged: list[SettingsProblem] = []
+    values = _validated(tree, merged)
+    merged += _together(values, {problem.path for problem in (*problems, *merged)})
+    problems += _with_origin(merged, variables, overrides)
     if problems:
         unique = tuple(dict.fromkeys(problems))
         raise SettingsError(str(path) if path else "settings", unique)
     return values, warnings
+
+
+def _with_origin(
+    problems: list[SettingsProblem],
+    variables: Mapping[str, object],
+    overrides: Mapping[str, object],
+) -> Iterator[SettingsProblem]:
+    """Name the variable or argument at fault, for nobody finds it in the file."""
+    names = {field.key: field.variable for field in fields()} if problems else {}
+    for problem in problems:
+        key = problem.path
+        if key in overrides:
+            yield SettingsProblem(key, f"{problem.message} (an argument)")
+        elif key in variables:
+            yield SettingsProblem(key, f"{problem.message} ({names[key]})")
+        else:
+            yield problem
 
 
 def _read(path: Path | None) -> dict[str, Any]:
@@ -275,7 +299,9 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, object], tuple[str
         if name in known:
             taken[known[name].key] = _parsed(known[name], text)
         elif name.startswith(PREFIX) and name not in _OTHERS:
-            strangers.append(f"{name} is no setting and is ignored")
+            # names with `__` are slips of the pen; Kubernetes injects others at every start
+            meant = _near(name, known) if "__" in name else ""
+            strangers.append(f"{name} is no setting and is ignored{meant}")
     return taken, tuple(sorted(strangers))
 
 
@@ -288,9 +314,11 @@ def _parsed(field: SettingsField, text: str) -> object:
     if isinstance(field.default, str) or (field.default is None):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        document = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    # text of several lines may hold further keys, which nobody would ever read
+    return document["value"] if len(document) == 1 else text
 
 
 def _validated(tree: dict[str, Any], problems: list[SettingsProblem]) -> Settings:
@@ -304,7 +332,7 @@ def _validated(tree: dict[str, Any], problems: list[SettingsProblem]) -> Setting
             problems.append(SettingsProblem(name, f"a table is expected: [{name}]"))
         else:
             sections[name] = _section(name, known[name], body, problems)
-    return Settings() if problems else Settings(**sections)
+    return Settings(**sections)
 
 
 def _section(
@@ -323,21 +351,37 @@ def _section(
         try:
             values[key] = msgspec.convert(value, known[key])
         except msgspec.ValidationError as error:
-            problems.append(SettingsProblem(path, str(error)))
+            problems.append(SettingsProblem(path, f"{error}{_choice(known[key])}"))
     return kind(**values)
 
 
+def _choice(annotated: Any) -> str:  # noqa: ANN401
+    """Name what can be chosen where the type is a choice, for msgspec names only what cannot."""
+    choices = msgspec.json.schema(annotated).get("enum")
+    return f"; one of {', '.join(choices)}" if choices else ""
+
+
 def _unknown(path: str, name: str, known: Mapping[str, object]) -> SettingsProblem:
+    return SettingsProblem(path, f"no such setting{_near(name, known)}")
+
+
+def _near(name: str, known: Mapping[str, object]) -> str:
     import difflib  # noqa: PLC0415  a good file never needs it, and every start would pay for it
 
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return SettingsProblem(path, f"no such setting{hint}")
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _together(values: Settings) -> Iterator[SettingsProblem]:
-    """Check what only several settings together can get wrong."""
-    if values.ray.allow_local_fallback and not values.ray.allow_local_start:
+def _together(values: Settings, faulty: AbstractSet[str]) -> Iterator[SettingsProblem]:
+    """Check what only several settings together can get wrong.
+
+    `faulty` are the keys that have no value of their own; nothing is said of what they stand in.
+    """
+    if (
+        values.ray.allow_local_fallback
+        and not values.ray.allow_local_start
+        and "ray.allow_local_start" not in faulty
+    ):
         yield SettingsProblem("ray.allow_local_fallback", "needs ray.allow_local_start")
     for text in values.ray.addresses:
         if text != AUTO:
@@ -345,10 +389,14 @@ def _together(values: Settings) -> Iterator[SettingsProblem]:
                 parse_address(text)
             except AttachError as error:
                 yield SettingsProblem("ray.address", error.fault.message)
-    if values.backoff.initial_s > values.backoff.max_s:
+    if values.backoff.initial_s > values.backoff.max_s and not faulty & _BACKOFF_KEYS:
         yield SettingsProblem("backoff.initial_s", "is larger than backoff.max_s")
-    if values.checks.timeout_s > values.checks.interval_s:
+    if values.checks.timeout_s > values.checks.interval_s and not faulty & _CHECK_KEYS:
         yield SettingsProblem("checks.timeout_s", "is larger than checks.interval_s")
+
+
+_BACKOFF_KEYS: Final = frozenset({"backoff.initial_s", "backoff.max_s"})
+_CHECK_KEYS: Final = frozenset({"checks.timeout_s", "checks.interval_s"})
 
 
 def changed(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -364,13 +412,12 @@ def _value(settings: Settings, key: str) -> object:
 
 def table() -> str:
     """Render the README's table of all settings."""
-    rows = ["| key | type | default | reload | what it is |", "|---|---|---|---|---|"]
+    rows = ["| key | type | unit | default | reload | what it is |", "|---|---|---|---|---|---|"]
     for field in fields():
         default = f"`{msgspec.json.encode(field.default).decode()}`"
         reload = "yes" if field.reload else "restart"
-        rows.append(
-            f"| `{field.key}` | {_type(field.type)} | {default} | {reload} | {field.description} |"
-        )
+        cells = (f"`{field.key}`", _type(field.type), field.unit, default, reload)
+        rows.append(f"| {' | '.join(cells)} | {field.description} |")
     return "\n".join(rows)
 
 

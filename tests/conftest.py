@@ -15,6 +15,10 @@ settings.register_profile("castrayd", deadline=None, derandomize=True, print_blo
 settings.load_profile("castrayd")
 
 
+MEANS = ("ray", "lab")
+"""What a test may need and a machine may lack, each a mark."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="means that must be there: ray,lab")
     parser.addoption("--long", action="store_true", help="run the slow forms too")
@@ -33,8 +37,10 @@ def _missing(mark: str) -> str | None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = set(filter(None, config.getoption("--require").split(",")))
+    if unknown := required - set(MEANS):
+        pytest.exit(f"--require: no such means: {', '.join(sorted(unknown))}", returncode=4)
     for item in items:
-        for mark in ("ray", "lab"):
+        for mark in MEANS:
             reason = _missing(mark) if item.get_closest_marker(mark) else None
             if reason and mark in required:
                 pytest.exit(f"--require={mark}: {reason}", returncode=1)

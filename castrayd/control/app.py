@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from anyio.abc import TaskStatus
 
 from castrayd.control.bodies import ErrorBody, ErrorReply, encode
@@ -108,8 +109,8 @@ class _ServerLog:
         """Drop it: clients that go away early, and the like."""
 
     def exception(self, message: str, *args: object, exc_info: BaseException) -> None:
-        """Log a bug; but a body that broke off has been answered already."""
-        if not isinstance(exc_info, web.RequestPayloadError):
+        """Log a bug. What is no HTTP is the client's fault, and anybody can send it."""
+        if not isinstance(exc_info, (HttpProcessingError, web.RequestPayloadError)):
             log.error(message % args if args else message, exc_info=exc_info)
 
 

@@ -94,8 +94,9 @@ class Session:
         if self._stop.is_set():
             return
         failure: AttachError | None = None
-        child = await self._spawn()
+        child, wire = self._spawn()
         try:
+            self._wire = await Wire.over(wire)
             async with anyio.create_task_group() as tasks:
                 self._scope = tasks.cancel_scope
                 tasks.start_soon(self._watch, child, name=f"session-{self.id}-exit")
@@ -111,11 +112,14 @@ class Session:
                 tasks.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
+                if self._wire is None:
+                    wire.close()
                 await self._end(child)
         if failure is not None:
             raise failure
 
-    async def _spawn(self) -> Child:
+    def _spawn(self) -> tuple[Child, socket.socket]:
+        """Start the child; returns it with our end of its wire. Nothing is awaited in between."""
         ours, theirs = socket.socketpair()
         try:
             child = Child.spawn(self.spec, theirs)
@@ -129,8 +133,7 @@ class Session:
             theirs.close()
         self.pid = child.pid
         ours.setblocking(False)  # noqa: FBT003  the socket module's form
-        self._wire = await Wire.over(ours)
-        return child
+        return child, ours
 
     async def _greet(self) -> None:
         await self._greeted.wait()

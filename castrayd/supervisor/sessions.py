@@ -42,7 +42,11 @@ class SessionPool:
         if warm is not None:
             return warm
         session = self._make(spec)
-        await self._tasks.start(session.run)
+        try:
+            await self._tasks.start(session.run)
+        except BaseException:
+            await session.close()  # a start that is cancelled does not wait for the task's end
+            raise
         return session
 
     async def ray_version(self, connection: Connection) -> str | None:

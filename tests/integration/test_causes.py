@@ -76,16 +76,9 @@ async def test_bad_ray_address_is_a_fault_of_the_running_daemon(address: str) ->
 @pytest.mark.lab
 async def test_nothing_configured_is_no_cluster_found() -> None:
     """Without an address, a cluster here or leave to start one there is nothing to attach to."""
-    async with running_daemon(launch=False) as daemon:
-        # processes of its own to look at: another cluster on this machine would be found
-        daemon.launch("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
-        await daemon.answers()
+    async with running_daemon(isolated=True) as daemon:
         error = await _first_error(daemon)
         assert (error["type"], error["phase"]) == ("no_cluster_found", "discover")
-        daemon.signal(signal.SIGKILL)
-        await daemon.exit_code()
-        await daemon.nothing_left(2)
-        daemon._process = None
 
 
 @pytest.mark.ray

@@ -34,12 +34,15 @@ class Daemon:
         self.socket = folder / "s"
         self.log_path = folder / "log"
         self.mark = new_mark()
+        self.isolated = False
         self._environ = {**environ, MARK: self.mark}
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self, *prefix: str) -> None:
         """Start the process; does not wait for its socket."""
+        if self.isolated:
+            prefix = (*prefix, *_ISOLATED)
         command = [
             *prefix, sys.executable, "-m", "castrayd", "run",
             f"--socket={self.socket}", f"--state-dir={self.folder / 'state'}",
@@ -68,12 +71,20 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        """The daemon's own pid."""
-        return self.process.pid
+        """The daemon's own pid, as this machine counts."""
+        if not self.isolated:
+            return self.process.pid
+        command = f"{sys.executable} -m castrayd run"
+        return next(pid for pid, line in marked(self.mark).items() if line.startswith(command))
 
     def children(self) -> dict[int, str]:
         """Every other process that this daemon has started, by pid, directly or not."""
-        return {pid: line for pid, line in marked(self.mark).items() if pid != self.pid}
+        ours = {self.process.pid, self.pid}
+        return {
+            pid: line
+            for pid, line in marked(self.mark).items()
+            if pid not in ours and not line.startswith("sh -c")
+        }
 
     # --- the API ---
 
@@ -154,7 +165,7 @@ class Daemon:
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
 
     async def exit_code(self, timeout_s: float = STOP_S) -> int:
         """Wait for its end."""
@@ -182,6 +193,13 @@ class Daemon:
         assert "Traceback" not in text, text[-4000:]
 
 
+_INIT = '"$@"; code=$?; while set -- /proc/[0-9]*; [ $# -gt 1 ]; do sleep 0.05; done; exit $code'
+_ISOLATED = (
+    "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _INIT, "init",
+)  # fmt: skip
+"""A process table whose first process waits for all others, as an init does."""
+
+
 @asynccontextmanager
 async def running_daemon(
     *arguments: str,
@@ -189,8 +207,13 @@ async def running_daemon(
     config: str = "",
     environ: Mapping[str, str] | None = None,
     launch: bool = True,
+    isolated: bool = False,
 ) -> AsyncIterator[Daemon]:
-    """A daemon for the length of a block; at its end it must stop cleanly and leave nothing."""
+    """A daemon for the length of a block; at its end it must stop cleanly and leave nothing.
+
+    `isolated` gives it a process table of its own (needs root): no other cluster on this machine
+    can be discovered by it. The pids that it tells are then its own.
+    """
     folder = Path(tempfile.mkdtemp(prefix="cd-", dir="/tmp"))
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "CASTRAYD_"))}
     env = {**kept, "PYTHONPATH": os.getcwd(), "RAY_USAGE_STATS_ENABLED": "0"}
@@ -202,6 +225,7 @@ async def running_daemon(
         folder, {**env, **(environ or {})}, (f"--config={folder}/castrayd.toml", *arguments)
     )
     try:
+        daemon.isolated = isolated
         if launch:
             daemon.launch()
             await daemon.answers()

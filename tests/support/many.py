@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,8 +53,10 @@ class ManyRaylets:
 def many_raylets(count: int) -> Iterator[ManyRaylets]:
     """A cluster of `count` raylets for the length of a block; up in about 45 s."""
     mark = new_mark()
+    folder = tempfile.mkdtemp(prefix="cm-", dir="/tmp")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     environ |= {MARK: mark, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environ["TMPDIR"] = folder  # Ray's own default is where a developer's cluster lives
     with Path("/dev/null").open("wb") as null:
         process = subprocess.Popen(
             [sys.executable, "-c", _SCRIPT, str(count)],
@@ -76,3 +80,4 @@ def many_raylets(count: int) -> Iterator[ManyRaylets]:
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 pipe.close()
+        shutil.rmtree(folder, ignore_errors=True)
