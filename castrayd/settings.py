@@ -41,12 +41,6 @@ class RaySettings(Struct, frozen=True, forbid_unknown_fields=True):
     allow_local_start: Annotated[
         bool, Meta(description="start a cluster here when none is configured or found")
     ] = False
-    allow_local_fallback: Annotated[
-        bool, Meta(description="start one also when the configured one stays unreachable")
-    ] = False
-    fallback_after_s: Annotated[
-        Seconds, Meta(description="how long it must stay unreachable for that")
-    ] = 60.0
     local_working_dir: Annotated[
         str | None,
         Meta(description="working_dir of a local cluster; default: where it was started"),
@@ -377,12 +371,6 @@ def _together(values: Settings, faulty: AbstractSet[str]) -> Iterator[SettingsPr
 
     `faulty` are the keys that have no value of their own; nothing is said of what they stand in.
     """
-    if (
-        values.ray.allow_local_fallback
-        and not values.ray.allow_local_start
-        and "ray.allow_local_start" not in faulty
-    ):
-        yield SettingsProblem("ray.allow_local_fallback", "needs ray.allow_local_start")
     for text in values.ray.addresses:
         if text != AUTO:
             try:

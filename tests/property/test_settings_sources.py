@@ -16,7 +16,6 @@ FIELDS = {field.key: field for field in fields()}
 WORDS = st.text("abcxyz019-./ ", min_size=1, max_size=12).filter(str.strip)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ray.address": st.lists(st.sampled_from(["a:1", "b.c:6379", "[::1]:2", "auto"]), max_size=3),
-    "ray.allow_local_fallback": st.just(False),  # true needs its master switch
     "ray.env_vars": st.dictionaries(st.text("AB_", min_size=1, max_size=4), WORDS, max_size=3),
     "checks.grace_s": st.floats(0.1, 59.9),
     "checks.timeout_s": st.floats(0.1, 1.0),

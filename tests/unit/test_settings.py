@@ -149,7 +149,7 @@ def test_names_that_the_commands_read_do_not_warn() -> None:
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     """Types, ranges, unknown names, and what only two settings together can get wrong."""
     said = problems(
-        "[ray]\nmin_nodes = 0\nallow_local_fallback = true\nadress = 'x'\n"
+        "[ray]\nmin_nodes = 0\nadress = 'x'\n"
         "[backoff]\ninitial_s = 100\n[log]\nlevel = 'loud'\n[nope]\na = 1\n",
         tmp_path,
         {"CASTRAYD_CHECKS__GRACE_S": "soon"},
@@ -158,7 +158,6 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
 
     assert {
         "ray.min_nodes",
-        "ray.allow_local_fallback",
         "ray.adress",
         "backoff.initial_s",
         "log.level",
@@ -184,7 +183,6 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ("ray.address", "['']"),
         ("ray.env_vars", "{A = 1}"),
         ("ray.allow_local_start", "1"),
-        ("ray.allow_local_fallback", "true"),
         ("control.write_groups", "'ops'"),
         ("control.read_groups", "['']"),
         ("daemon.stop_s", "0"),
@@ -208,12 +206,11 @@ def test_bad_value_is_refused_by_its_path(key: str, value: str, tmp_path: Path) 
 def test_no_fault_is_told_of_a_default_that_stands_in_for_a_fault(tmp_path: Path) -> None:
     """A value that is unusable is one problem: nothing is compared with what stands in for it."""
     said = problems(
-        "[backoff]\ninitial_s = 100\nmax_s = 'long'\n[checks]\ninterval_s = 0\ntimeout_s = 5\n"
-        "[ray]\nallow_local_start = 'yes'\nallow_local_fallback = true\n",
+        "[backoff]\ninitial_s = 100\nmax_s = 'long'\n[checks]\ninterval_s = 0\ntimeout_s = 5\n",
         tmp_path,
     )
 
-    assert {"backoff.max_s", "checks.interval_s", "ray.allow_local_start"} == set(said)
+    assert {"backoff.max_s", "checks.interval_s"} == set(said)
 
 
 def test_fault_of_the_file_is_told_where_an_argument_hides_it(tmp_path: Path) -> None:
@@ -240,13 +237,13 @@ def test_variable_holds_one_value_and_no_more() -> None:
         load(None, {"CASTRAYD_RAY__MIN_NODES": "3\nother = 1"}, {})
 
 
-def test_fallback_may_be_allowed_by_file_and_argument_together(tmp_path: Path) -> None:
-    """What two sources make together is what is judged."""
+def test_what_two_sources_make_together_is_judged(tmp_path: Path) -> None:
+    """A file that is faulty alone may be mended by an argument, and the other way round."""
     path = tmp_path / "castrayd.toml"
-    path.write_text("[ray]\nallow_local_fallback = true\n")
-    settings, _ = load(path, {}, {"ray.allow_local_start": True})
+    path.write_text("[backoff]\nmax_s = 100\n")
+    settings, _ = load(path, {}, {"backoff.initial_s": 80.0})
 
-    assert settings.ray.allow_local_fallback
+    assert settings.backoff.initial_s == 80.0
 
 
 @pytest.mark.parametrize("toml", ["ray = 1\n", "[[ray]]\nmin_nodes = 1\n"])
