@@ -202,7 +202,9 @@ def _now_or_after_end(
         return _begin(snapshot, at_s, trigger, address)
     if snapshot.planned is None:
         return _plan(snapshot, trigger, address), ()
-    aimed = replace(snapshot.planned, address=address or snapshot.planned.address)
+    if address is None:
+        return snapshot, ()
+    aimed = replace(snapshot.planned, trigger=trigger, address=address)
     return replace(snapshot, planned=aimed), ()
 
 
