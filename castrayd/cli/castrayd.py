@@ -1,7 +1,13 @@
-"""`castrayd`: run the daemon, check its settings. Parses arguments and nothing else."""
+"""`castrayd`: run the daemon, check its settings. Parses arguments and nothing else.
+
+The entry point, also of `python -m castrayd`. The daemon itself is imported only by `run`.
+"""
 
 import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +17,31 @@ import castrayd
 
 __all__ = ("main",)
 
+EXIT_INTERNAL: Final = 70
 EXIT_CONFIG: Final = 78
+
+
+@contextmanager
+def _usage_is_configuration() -> Iterator[None]:
+    """Give a bad argument the exit code of a bad file: a restart mends neither."""
+    try:
+        yield
+    except click.UsageError as error:
+        error.exit_code = EXIT_CONFIG  # type: ignore[misc]  # click reads it off the instance
+        raise
+
+
+class _Commands(click.Group):
+    """A group whose usage errors are bad configuration."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _usage_is_configuration():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  click's own
+        with _usage_is_configuration():
+            return super().invoke(ctx)
+
 
 _CONFIG = click.option(
     "--config",
@@ -21,12 +51,12 @@ _CONFIG = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(castrayd.__version__)
 def main() -> None:
     """Keep this host attached to a Ray cluster that it does not own."""
     if sys.platform != "linux":
-        click.echo(f"castrayd runs on Linux alone, this is {sys.platform}", err=True)
+        click.echo(f"castrayd: runs on Linux alone, this is {sys.platform}", err=True)
         raise SystemExit(EXIT_CONFIG)
 
 
@@ -38,18 +68,24 @@ def main() -> None:
 @click.option("--socket", metavar="PATH", help="Control socket.")
 @click.option("--state-dir", metavar="DIR", help="Folder for what lasts.")
 @click.option("--allow-local-start", is_flag=True, default=None, help="Start a cluster if none.")
-@click.option(
-    "--allow-local-fallback", is_flag=True, default=None, help="Also when it stays unreachable."
-)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def run(config: Path | None, instance: str | None, address: str | None, **given: Any) -> None:  # noqa: ANN401
-    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings."""
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings.
+
+    Exit codes: 0 stopped, 70 a bug, 73 another one runs already, 78 bad configuration.
+    """
     from castrayd import daemon  # noqa: PLC0415  so that help is quick
 
+    _check_address(address)
     overrides = {_KEYS[name]: value for name, value in given.items() if value is not None}
     request = daemon.RunRequest(config, instance, overrides, address, dict(os.environ))
-    raise SystemExit(daemon.run(request))
+    try:
+        code = daemon.run(request)
+    except Exception:  # noqa: BLE001  the last place: whatever it is, it is a bug
+        traceback.print_exc()
+        code = EXIT_INTERNAL
+    raise SystemExit(code)
 
 
 _KEYS: Final = {
@@ -57,21 +93,38 @@ _KEYS: Final = {
     "socket": "control.socket",
     "state_dir": "daemon.state_dir",
     "allow_local_start": "ray.allow_local_start",
-    "allow_local_fallback": "ray.allow_local_fallback",
     "log_format": "log.format",
     "log_level": "log.level",
 }
 
 
+def _check_address(address: str | None) -> None:
+    """Refuse a bad argument at once; a bad RAY_ADDRESS may be mended while the daemon runs."""
+    from castrayd.core.candidates import AUTO, parse_address  # noqa: PLC0415
+    from castrayd.errors import AttachError  # noqa: PLC0415
+
+    if address is None or address == AUTO:
+        return
+    try:
+        parse_address(address)
+    except AttachError as error:
+        raise click.BadParameter(error.fault.message, param_hint="'--address'") from error
+
+
 @main.command("check-config")
 @_CONFIG
 def check_config(config: Path | None) -> None:
-    """Check the settings as `run` would read them; names every problem."""
+    """Check the settings as `run` would read them; names every problem, and then exits 78."""
+    from castrayd.control.access import AccessPolicy  # noqa: PLC0415
     from castrayd.errors import SettingsError  # noqa: PLC0415
     from castrayd.settings import load  # noqa: PLC0415
 
     try:
-        _, warnings = load(config, os.environ, {})
+        settings, warnings = load(config, os.environ, {})
+        control = settings.control
+        AccessPolicy.of(
+            control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
+        )
     except SettingsError as error:
         click.echo(str(error), err=True)
         raise SystemExit(EXIT_CONFIG) from None

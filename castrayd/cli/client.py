@@ -1,22 +1,27 @@
 """A small HTTP client for the control socket: one request a connection, the standard library alone.
 
-castrayctl must answer as quickly as a shell expects; http.client and aiohttp cost more to import
-than the request takes.
+`castrayctl` alone uses it. castrayctl must answer as quickly as a shell expects; http.client and
+aiohttp cost more to import than the request takes.
 """
 
 import json
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, BinaryIO, Final
 
-__all__ = ("ApiRefusedError", "Client", "NoDaemonError")
+__all__ = ("ApiRefusedError", "Client", "NoDaemonError", "quoted")
 
 ANSWER_S: Final = 30.0
+"""Longer than the daemon takes for anything that it does before it answers."""
+REFUSED: Final = 400
+"""Statuses from here on are refusals."""
 
 
 class NoDaemonError(Exception):
-    """Raised when nobody answers at the socket."""
+    """Raised when nobody answers at the socket, or hangs up before the answer."""
 
 
 class ApiRefusedError(Exception):
@@ -31,6 +36,14 @@ class ApiRefusedError(Exception):
         self.field = error.get("field")
 
 
+def quoted(text: str) -> str:
+    """Percent-encode a part of a target, RFC 3986 section 2."""
+    return "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02X}" for b in text.encode())
+
+
+_PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~,")
+
+
 @dataclass(frozen=True, slots=True)
 class Client:
     """Asks one daemon."""
@@ -42,70 +55,80 @@ class Client:
         return self.ask("GET", target)
 
     def ask(self, method: str, target: str, body: object = None) -> Any:  # noqa: ANN401  JSON
-        """Make a request and return its document. Raises `ApiRefusedError`, `NoDaemonError`."""
-        status, answer = self.raw(method, target, body)
-        if status >= 400:  # noqa: PLR2004
-            raise ApiRefusedError(status, answer.get("error", {}))
-        return answer
+        """Make a request and return its document.
 
-    def raw(self, method: str, target: str, body: object = None) -> tuple[int, Any]:
-        """Make a request and return status and document, whatever the status."""
-        with self._connect(ANSWER_S) as connection, connection.makefile("rb") as file:
-            _send(connection, method, target, body)
-            status, _ = _head(file)
-            return status, json.loads(file.read())
+        Raises `ApiRefusedError`, `NoDaemonError`, and TimeoutError after `ANSWER_S`.
+        """
+        with self._asked(method, target, body, ANSWER_S) as (_, file, headers):
+            length = headers.get("content-length")
+            return json.loads(file.read(int(length) if length else -1))
 
-    def stream(self, target: str, idle_s: float | None = None) -> Iterator[dict[str, Any]]:
+    def stream(self, target: str, deadline_s: float | None = None) -> Iterator[dict[str, Any]]:
         """GET a stream of JSON lines; yields until the daemon ends it.
 
-        `idle_s` bounds the wait for each line: then TimeoutError.
+        Raises as `ask`; TimeoutError when the monotonic clock shows `deadline_s`.
         """
-        with self._connect(idle_s) as connection, connection.makefile("rb") as file:
-            _send(connection, "GET", target, None)
-            status, headers = _head(file)
-            if status >= 400:  # noqa: PLR2004
-                raise ApiRefusedError(status, json.loads(file.read()).get("error", {}))
-            chunked = headers.get("transfer-encoding") == "chunked"
-            for line in _lines(file, chunked=chunked):
+        left_s = None if deadline_s is None else max(0.001, deadline_s - monotonic())
+        with self._asked("GET", target, None, left_s) as (connection, file, _):
+            for line in _chunked_lines(file):
                 yield json.loads(line)
+                if deadline_s is not None:
+                    connection.settimeout(max(0.001, deadline_s - monotonic()))
 
-    def _connect(self, timeout_s: float | None) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(timeout_s)
+    @contextmanager
+    def _asked(
+        self, method: str, target: str, body: object, timeout_s: float | None
+    ) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, str]]]:
+        """Send a request and yield where its good answer is read from."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            self._connect(connection)
+            try:
+                connection.sendall(_request(method, target, body))
+                with connection.makefile("rb") as file:
+                    status, headers = _head(file)
+                    if status >= REFUSED:
+                        raise ApiRefusedError(status, json.loads(file.read()).get("error", {}))
+                    yield connection, file, headers
+            except (ConnectionError, ValueError) as error:
+                raise NoDaemonError(f"{self.path}: it broke off its answer") from error
+
+    def _connect(self, connection: socket.socket) -> None:
         try:
             connection.connect(self.path)
+        except PermissionError as error:
+            message = f"{self.path}: {error.strerror}"
+            raise ApiRefusedError(403, {"type": "forbidden", "message": message}) from error
+        except TimeoutError:
+            raise
         except OSError as error:
-            connection.close()
             raise NoDaemonError(f"{self.path}: {error.strerror or error}") from error
-        return connection
 
 
-def _send(connection: socket.socket, method: str, target: str, body: object) -> None:
+def _request(method: str, target: str, body: object) -> bytes:
     data = b"" if body is None else json.dumps(body).encode()
     head = (
         f"{method} {target} HTTP/1.1\r\nHost: castrayd\r\nConnection: close\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
-    connection.sendall(head.encode() + data)
+    return head.encode() + data
 
 
 def _head(file: BinaryIO) -> tuple[int, dict[str, str]]:
-    parts = file.readline().split(b" ", 2)
-    if len(parts) < 2 or not parts[1].isdigit():  # noqa: PLR2004
-        raise NoDaemonError("the daemon hung up")
+    version, _, rest = file.readline().partition(b" ")
+    if not version.startswith(b"HTTP/1.") or not rest[:3].isdigit():
+        raise ConnectionError("no HTTP answer")
     headers = {}
     while line := file.readline().strip():
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip().lower()
-    return int(parts[1]), headers
+    return int(rest[:3]), headers
 
 
-def _lines(file: BinaryIO, *, chunked: bool) -> Iterator[bytes]:
+def _chunked_lines(file: BinaryIO) -> Iterator[bytes]:
     """Yield whole lines; a line may be spread over chunks, RFC 9112 section 7.1."""
     rest = b""
-    while chunked and (size := int(file.readline().split(b";")[0] or b"0", 16)):
+    while size := int(file.readline().partition(b";")[0] or b"0", 16):
         *lines, rest = (rest + file.read(size)).split(b"\n")
         file.readline()
         yield from lines
-    if not chunked:
-        yield from (line.rstrip(b"\n") for line in file)

@@ -1,85 +1,139 @@
-"""How castrayctl shows documents: aligned tables, colour on a terminal, plain text in a pipe."""
+"""How castrayctl shows the API's documents to people. `--json` does not come here.
 
-import sys
-from collections.abc import Iterable, Sequence
+`castrayctl` alone calls it, with documents that `terminal.clean` has been over. Everything here
+returns lines; what a terminal wants otherwise than a pipe is decided in `terminal`.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
-__all__ = ("attempt_lines", "attempts_lines", "event_line", "nodes_lines", "status_lines", "style")
+from castrayd.cli.terminal import TIE, aligned, bar, cell, coloured, style, table
 
-_CODES: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
+__all__ = (
+    "attempt_lines",
+    "attempts_lines",
+    "event_line",
+    "nodes_lines",
+    "reload_lines",
+    "status_lines",
+)
+
+Document = dict[str, Any]
+
 _STATES: Final = {
-    "connected": "green", "degraded": "yellow", "discovering": "blue", "disconnected": "red"
-}  # fmt: skip
+    "connected": "green",
+    "degraded": "yellow",
+    "discovering": "blue",
+    "disconnected": "red",
+}
 _OUTCOMES: Final = {"success": "green", "failure": "red", "cancelled": "yellow", None: "blue"}
 BAR_CELLS: Final = 24
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
+ID_CHARS: Final = 12
 
 
-def style(text: str, *names: str) -> str:
-    """Colour `text` when standard output is a terminal."""
-    if not sys.stdout.isatty():
-        return text
-    codes = ";".join(_CODES[name] for name in names)
-    return f"\x1b[{codes}m{text}\x1b[0m"
-
-
-def status_lines(status: dict[str, Any]) -> Iterable[str]:
+def status_lines(status: Document) -> Iterator[str]:
     """Show the whole truth in one look."""
-    state = status["state"]
-    wish = "" if status["desired"] == "up" else f" ({status['desired']}{_by(status)})"
-    yield f"{style(state, _STATES[state], 'bold')}{wish} since {_moment(status['since'])}"
-    rows: list[tuple[str, str]] = []
-    if address := status["address"]:
-        rows.append(("address", f"{address['url']}  ({address['source']}, {address['mode']})"))
-    rows.append(("namespace", status["namespace"]))
-    rows += _fault_rows(status)
-    if status["next_retry_in_s"] is not None:
-        attempt = status["attempt"]
-        count = f", after {attempt['number']} attempts" if attempt else ""
-        rows.append(("next try", f"in {_seconds(status['next_retry_in_s'])}{count}"))
-    rows += _session_rows(status)
-    if attempt := status["attempt"]:
-        rows.append(("attempt", _attempt_summary(attempt)))
-    yield from _aligned(rows)
+    yield _headline(status)
+    yield from aligned(_status_rows(status))
     for warning in status["warnings"]:
         yield style(f"  ! {warning['message']}", "yellow")
         yield f"    {warning['hint']}"
 
 
-def _by(status: dict[str, Any]) -> str:
+def _headline(status: Document) -> str:
+    colour = _STATES[status["state"]]
+    dot = f"{style('●', colour)} " if coloured() else ""
+    state = style(status["state"], colour, "bold")
+    age_s = (_now(status) - _time(status["since"])).total_seconds()
+    since = style(f"since {_moment(status['since'])}", "dim")
+    return f"{dot}{state} for {_seconds(max(0.0, age_s))}, {since}"
+
+
+def _now(status: Document) -> datetime:
+    """Return what the daemon's clock showed: ours may differ, in a container or a test."""
+    daemon = status["daemon"]
+    return _time(daemon["started_at"]) + timedelta(seconds=daemon["uptime_s"])
+
+
+def _status_rows(status: Document) -> Iterator[tuple[str, str]]:
+    if status["desired"] != "up":
+        yield "desired", _desired(status)
+    yield from _fault_rows(status)
+    if status["next_retry_in_s"] is not None:
+        yield "next try", f"in {_seconds(status['next_retry_in_s'])}{_tries(status['attempt'])}"
+    if address := status["address"]:
+        yield "address", f"{style(address['url'], 'bold')}  {address['source']}, {address['mode']}"
+    yield from _cluster_rows(status["cluster"])
+    if session := status["session"]:
+        versions = f"Python {session['python']}, Ray {session['ray']}"
+        yield "session", f"pid {session['pid']}, {versions}"
+    yield "namespace", status["namespace"]
+    if attempt := status["attempt"]:
+        yield "attempt", _attempt_summary(attempt)
+        yield "", _phases(attempt)
+    daemon = status["daemon"]
+    uptime = _seconds(daemon["uptime_s"])
+    yield "daemon", f"castrayd {daemon['version']}, pid {daemon['pid']}, up {uptime}"
+
+
+def _desired(status: Document) -> str:
+    who = f" by {status['desired_by']}" if status["desired_by"] else ""
     why = f": {status['desired_reason']}" if status["desired_reason"] else ""
-    return f" by {status['desired_by']}{why}" if status["desired_by"] else why
+    return f"{style(status['desired'], 'yellow')}{who}{why}"
 
 
-def _fault_rows(status: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    faults = status["reasons"] or ([status["error"]] if status["error"] else [])
-    for fault in faults:
-        head = style(fault["type"], "red", "bold")
-        yield "why", f"{head} in {fault['phase']}: {fault['message']}"
-        yield "", style(f"→ {fault['hint']}", "dim")
-
-
-def _session_rows(status: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    session, cluster = status["session"], status["cluster"]
-    if session:
-        yield "session", f"pid {session['pid']}, Python {session['python']}, Ray {session['ray']}"
-    if cluster:
-        cpus = cluster["resources_total"].get("CPU", 0)
-        yield "cluster", f"{cluster['id'] or 'id unknown'}"
-        dead = (
-            f", {style(str(cluster['nodes_dead']) + ' dead', 'yellow')}"
-            if cluster["nodes_dead"]
-            else ""
+def _fault_rows(status: Document) -> Iterator[tuple[str, str]]:
+    for fault in status["reasons"] or filter(None, [status["error"]]):
+        yield (
+            "why",
+            f"{style(fault['type'], 'red', 'bold')} in {fault['phase']}: {fault['message']}",
         )
-        yield "nodes", f"{cluster['nodes_alive']} alive{dead}, {cpus:g} CPUs"
+        yield "", f"→ {fault['hint']}"
 
 
-def _attempt_summary(attempt: dict[str, Any]) -> str:
-    outcome = attempt["outcome"] or "under way"
-    return f"{attempt['id']} {outcome} in {_seconds(attempt['duration_s'])} ({attempt['trigger']})"
+def _tries(attempt: Document | None) -> str:
+    if attempt is None:
+        return ""
+    return f", after {attempt['number']} tries" if attempt["number"] > 1 else ", after 1 try"
 
 
-def attempts_lines(attempts: Sequence[dict[str, Any]]) -> Iterable[str]:
+def _cluster_rows(cluster: Document | None) -> Iterator[tuple[str, str]]:
+    if cluster is None:
+        return
+    dead = style(f", {cluster['nodes_dead']} dead", "yellow") if cluster["nodes_dead"] else ""
+    cpus = f"{cluster['resources_total'].get('CPU', 0):g} CPU"
+    yield "nodes", f"{cluster['nodes_alive']} alive{dead}, {cpus}"
+    yield "cluster", f"{cluster['id'] or 'id unknown'}, Ray {cluster['ray_version']}"
+
+
+def _attempt_summary(attempt: Document) -> str:
+    outcome = style(attempt["outcome"] or "under way", _OUTCOMES[attempt["outcome"]])
+    why = f" {attempt['error']['type']}" if attempt["error"] else ""
+    took = _seconds(attempt["duration_s"])
+    return f"{attempt['id']} {outcome}{why} after {took} ({attempt['trigger']})"
+
+
+def _phases(attempt: Document) -> str:
+    """Show every phase with its milliseconds, and on a terminal as one cell of a small chart."""
+    longest, failed = _longest(attempt), _failed_phase(attempt)
+    parts = []
+    for name, seconds in attempt["phases"].items():
+        chart = cell(seconds / longest) + TIE if coloured() else ""
+        text = f"{name}{TIE}{chart}{seconds * 1000:.1f}"
+        parts.append(style(text, "red") if name == failed else style(text, "dim"))
+    return "  ".join(parts) + (f"{TIE}ms" if parts else "")
+
+
+def _longest(attempt: Document) -> float:
+    return max(attempt["phases"].values(), default=0.0) or 1.0
+
+
+def _failed_phase(attempt: Document) -> str | None:
+    return attempt["error"]["phase"] if attempt["error"] else None
+
+
+def attempts_lines(attempts: Sequence[Document]) -> Iterator[str]:
     """Show attempts as a table, newest first."""
     head = ("id", "n", "started", "trigger", "outcome", "took", "phases", "error")
     rows = [
@@ -90,116 +144,94 @@ def attempts_lines(attempts: Sequence[dict[str, Any]]) -> Iterable[str]:
             attempt["trigger"],
             style(attempt["outcome"] or "under way", _OUTCOMES[attempt["outcome"]]),
             _seconds(attempt["duration_s"]),
-            _small_bar(attempt),
+            _chart(attempt),
             attempt["error"]["type"] if attempt["error"] else "",
         )
         for attempt in attempts
     ]
-    yield from _table(head, rows)
+    yield from table(head, rows)
 
 
-def _small_bar(attempt: dict[str, Any]) -> str:
-    """One cell a phase, its height its share of the time."""
-    if not sys.stdout.isatty():
-        return ",".join(f"{name}={seconds:.4f}" for name, seconds in attempt["phases"].items())
-    failed = attempt["error"]["phase"] if attempt["error"] else None
-    longest = max(attempt["phases"].values(), default=0) or 1
-    heights = "▁▂▃▄▅▆▇█"
-    cells = []
-    for name, seconds in attempt["phases"].items():
-        cell = heights[min(7, int(seconds / longest * 7.99))]
-        cells.append(style(cell, "red") if name == failed else cell)
-    return "".join(cells)
+def _chart(attempt: Document) -> str:
+    """One cell a phase, its height its share of the longest; in a pipe names and seconds."""
+    phases = attempt["phases"]
+    if not coloured():
+        return ",".join(f"{name}={seconds:.4f}" for name, seconds in phases.items())
+    longest, failed = _longest(attempt), _failed_phase(attempt)
+    cells = ((name, cell(seconds / longest)) for name, seconds in phases.items())
+    return "".join(style(one, "red") if name == failed else one for name, one in cells)
 
 
-def attempt_lines(attempt: dict[str, Any]) -> Iterable[str]:
-    """Show one attempt with its phases as bars."""
+def attempt_lines(attempt: Document) -> Iterator[str]:
+    """Show one attempt, with the phases of each candidate as bars."""
     yield _attempt_summary(attempt)
+    yield f"  started {_moment(attempt['started_at'])}, number {attempt['number']}"
     for tried in attempt["candidates"] or [attempt]:
         if "address" in tried:
-            yield f"  {style(tried['address'], 'bold')}  ({tried['source']})"
-        longest = max(tried["phases"].values(), default=0) or 1
-        failed = tried["error"]["phase"] if tried["error"] else None
-        for name, seconds in tried["phases"].items():
-            bar = _bar(seconds / longest)
-            colour = "red" if name == failed else "green"
-            yield f"    {name:<10} {seconds * 1000:>9.1f} ms  {style(bar, colour)}"
+            yield f"  {style(tried['address'], 'bold')}  {tried['source']}"
+        yield from _bars(tried)
         if fault := tried["error"]:
             yield f"    {style(fault['type'], 'red', 'bold')}: {fault['message']}"
-            yield style(f"    → {fault['hint']}", "dim")
+            yield f"    → {fault['hint']}"
 
 
-def _bar(share: float) -> str:
-    eighths = max(1, round(share * BAR_CELLS * 8))
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (_EIGHTHS[rest] if rest else "")
+def _bars(tried: Document) -> Iterator[str]:
+    longest, failed = _longest(tried), _failed_phase(tried)
+    for name, seconds in tried["phases"].items():
+        mark = " failed" if name == failed else ""
+        drawn = bar(seconds / longest, BAR_CELLS) if coloured() else ""
+        shown = style(drawn + mark, "red" if mark else "green")
+        yield f"    {name:<10} {seconds * 1000:>9.1f} ms  {shown}".rstrip()
 
 
-def nodes_lines(nodes: Sequence[dict[str, Any]]) -> Iterable[str]:
+def nodes_lines(nodes: Sequence[Document]) -> Iterator[str]:
     """Show the cluster's nodes as a table, the living first."""
     head = ("node", "state", "address", "hostname", "CPU", "memory", "")
     rows = [
         (
-            node["node_id"][:12],
+            node["node_id"][:ID_CHARS],
             style("alive", "green") if node["alive"] else style("dead", "red"),
             node["address"],
             node["hostname"],
             f"{node['resources'].get('CPU', 0):g}",
             f"{node['resources'].get('memory', 0) / 2**30:.1f} GiB",
-            "head" if node["head"] else "",
+            "head" if node["head"] else node["death_reason"] or "",
         )
         for node in sorted(nodes, key=lambda n: (not n["alive"], n["hostname"], n["node_id"]))
     ]
-    yield from _table(head, rows)
+    yield from table(head, rows)
 
 
-def event_line(event: dict[str, Any]) -> str:
+def reload_lines(answer: Document) -> Iterator[str]:
+    """Show what a reload did."""
+    yield f"changed: {', '.join(answer['changed']) or 'nothing'}"
+    if answer["reconnect"]:
+        yield "a new session is being made"
+    if answer["restart_required"]:
+        yield f"needs a restart: {', '.join(answer['restart_required'])}"
+
+
+def event_line(event: Document) -> str:
     """Show one event of the stream."""
     name = event["name"].removeprefix("castray.")
     match event["name"]:
         case "snapshot":
-            return style(f"-- {event['status']['state']} (seq {event['seq']})", "dim")
+            state = event["status"]["state"]
+            text = f"{style(state, _STATES[state])} (seq {event['seq']})"
         case "castray.state.changed":
             target = style(event["to"], _STATES[event["to"]])
-            text = f"{event['from']} -> {target} ({event['trigger']})"
-            text += "".join(
-                f" {fault['type']}: {fault['message']}" for fault in event["reasons"][:1]
-            )
+            why = "".join(f" {f['type']}: {f['message']}" for f in event["reasons"][:1])
+            text = f"{event['from']} -> {target} ({event['trigger']}){why}"
         case "castray.connection.attempt":
             text = _attempt_summary(event)
-            text += f" {event['error']['type']}" if event["error"] else ""
         case _:
             hidden = {"seq", "at", "name"}
-            text = " ".join(f"{k}={v}" for k, v in event.items() if k not in hidden)
-    return f"{_moment(event['at'])} {style(name, 'bold')} {text}"
+            text = " ".join(f"{key}={value}" for key, value in event.items() if key not in hidden)
+    return f"{style(_moment(event['at']), 'dim')} {style(name, 'bold')} {text}"
 
 
-def _aligned(rows: Sequence[tuple[str, str]]) -> Iterable[str]:
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        yield f"  {style(name.ljust(width), 'dim')}  {text}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    widths = [max(map(_width, column)) for column in zip(head, *rows, strict=True)]
-    yield style("  ".join(map(_padded, head, widths)).rstrip(), "dim")
-    for row in rows:
-        yield "  ".join(map(_padded, row, widths)).rstrip()
-
-
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
-
-
-def _width(text: str) -> int:
-    """Count what is seen: escape sequences take no room."""
-    shown = 0
-    inside = False
-    for character in text:
-        inside = inside or character == "\x1b"
-        shown += not inside
-        inside = inside and character != "m"
-    return shown
+def _time(at: str) -> datetime:
+    return datetime.fromisoformat(at)
 
 
 def _moment(at: str) -> str:
@@ -207,6 +239,16 @@ def _moment(at: str) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1000:.1f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.0f} min"  # noqa: PLR2004
+    """Show a duration in the unit that suits it; from a minute on the two largest."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+    if seconds < _HOUR_S:
+        return f"{seconds // _MINUTE_S:.0f} min {seconds % _MINUTE_S:.0f} s"
+    if seconds < _DAY_S:
+        return f"{seconds // _HOUR_S:.0f} h {seconds % _HOUR_S // _MINUTE_S:.0f} min"
+    return f"{seconds // _DAY_S:.0f} d {seconds % _DAY_S // _HOUR_S:.0f} h"
+
+
+_MINUTE_S: Final = 60
+_HOUR_S: Final = 3600
+_DAY_S: Final = 86400

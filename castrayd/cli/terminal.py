@@ -10,12 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Final
 
-__all__ = ("aligned", "bar", "cell", "clean", "coloured", "style", "table", "width")
+__all__ = ("TIE", "aligned", "bar", "cell", "clean", "coloured", "style", "table", "width")
 
 _CODES: Final = {"red": "31", "green": "32", "yellow": "33", "blue": "34", "dim": "2", "bold": "1"}
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 _HEIGHTS: Final = "▁▂▃▄▅▆▇█"
 _LEAST_COLUMNS: Final = 40
+
+TIE: Final = "\N{NO-BREAK SPACE}"
+"""In a text of `aligned`: a space where no line may be broken."""
 
 _CONTROLS: Final[Mapping[int, str]] = {
     **dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "�"),
@@ -76,7 +79,8 @@ def aligned(rows: Iterable[tuple[str, str]]) -> Iterable[str]:
     room = _columns() - names - 4
     for name, text in rows:
         first, *more = _wrapped(text, room)
-        yield f"  {style(name.ljust(names), 'dim')}  {first}".rstrip()
+        shown = style(name, "dim") + " " * (names - len(name))
+        yield f"  {shown}  {first}".rstrip()
         yield from (" " * (names + 4) + line for line in more)
 
 
@@ -91,7 +95,7 @@ def _columns() -> int:
 
 
 def _wrapped(text: str, room: int) -> list[str]:
-    """Break a text at its spaces; a word that is too long stays whole."""
+    """Break a text at its spaces; a word that is too long stays whole, `TIE` becomes a space."""
     lines, line = [], ""
     for word in text.split(" "):
         if line and width(line) + 1 + width(word) > room:
@@ -99,7 +103,7 @@ def _wrapped(text: str, room: int) -> list[str]:
             line = word
         else:
             line = f"{line} {word}" if line else word
-    return [*lines, line]
+    return [one.replace(TIE, " ") for one in (*lines, line)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:

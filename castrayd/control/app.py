@@ -1,11 +1,11 @@
-"""The aiohttp application: its one middleware, errors as typed replies, and serving it.
+"""The aiohttp application: who may pass, errors as typed replies, and serving it.
 
 The composition root calls `serve`; tests may build the application alone. Routes are in `routes`.
 """
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from socket import socket
 from time import monotonic
 from typing import Final
@@ -20,8 +20,9 @@ from castrayd.control.bodies import ErrorBody, ErrorReply, encode
 from castrayd.control.gate import READS, Gate
 from castrayd.control.limits import RateLimit
 from castrayd.control.rendered import RenderedStatus
-from castrayd.control.routes import Control, Routes
+from castrayd.control.routes import Control, Handler, Routes
 from castrayd.control.stream import EventStreams
+from castrayd.control.stuck import cut_stuck
 from castrayd.errors import API_STATUS, ApiError, ApiErrorType
 
 __all__ = ("Control", "make_app", "serve")
@@ -31,37 +32,52 @@ log = structlog.get_logger("castrayd.control")
 MAX_BODY_BYTES: Final = 1024 * 1024
 RECONNECT_BURST: Final = 5
 RECONNECTS_PER_S: Final = 1.0
+ELSEWHERE: Final = "/{path:.*}"
+IDLE_S: Final = 60.0
+"""A connection on which nothing is asked for so long is closed."""
 STOP_S: Final = 0.2
 """What a request under way gets when the daemon ends."""
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-
-def make_app(control: Control, now: Callable[[], float] = monotonic) -> web.Application:
+def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic) -> web.Application:
     """Build the application; one per daemon. `now` is monotonic, in seconds."""
-    gate = Gate(control.access)
     status = RenderedStatus(control.service, now)
     streams = EventStreams(control.service)
 
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            gate.admit(request)
-            return await handler(request)
-        except Exception as error:  # noqa: BLE001  whatever it is, the client gets a typed reply
-            return _refusal(request, error)
-        finally:
-            if request.method not in READS:
-                status.forget()
+    def guarded(handler: Handler) -> Handler:
+        # not a middleware of aiohttp's: those cost a tenth of a whole GET /api/status
+        async def guard(request: web.Request) -> web.StreamResponse:
+            try:
+                gate.admit(request)
+                return await handler(request)
+            except Exception as error:  # noqa: BLE001  whatever it is, it gets a typed reply
+                return _refusal(request, error)
+            finally:
+                if request.method not in READS:
+                    status.forget()
+
+        return guard
 
     async def end_streams(_app: web.Application) -> None:
         streams.close()
 
-    app = web.Application(middlewares=[guard], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
     app.on_shutdown.append(end_streams)
     limit = RateLimit(RECONNECT_BURST, RECONNECTS_PER_S, now)
-    Routes(control, limit, status, streams).add_to(app.router)
+    Routes(control, limit, status, streams).add_to(app.router, guarded)
+    app.router.add_route("*", ELSEWHERE, guarded(_elsewhere))
     return app
+
+
+async def _elsewhere(request: web.Request) -> web.StreamResponse:
+    """Refuse what no route takes: by its method, or wholly."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        allowed |= (await resource.resolve(request))[1]
+    allowed -= {"*"}  # ours
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+    raise web.HTTPNotFound
 
 
 def _refusal(request: web.Request, error: Exception) -> web.Response:
@@ -124,11 +140,13 @@ async def serve(
 
     Cancellation ends followers' streams, gives other requests `STOP_S` and closes the listener.
     """
+    gate = Gate(control.access)
     runner = web.AppRunner(
-        make_app(control),
+        make_app(control, gate),
         access_log=None,
         auto_decompress=False,  # nobody needs it, and a small body could become a huge one
         handle_signals=False,
+        keepalive_timeout=IDLE_S,
         logger=_ServerLog(),
         shutdown_timeout=STOP_S,
     )
@@ -136,7 +154,7 @@ async def serve(
     try:
         await web.SockSite(runner, listener).start()
         task_status.started()
-        await anyio.sleep_forever()
+        await cut_stuck(gate.connections)
     finally:
         with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
             await runner.cleanup()

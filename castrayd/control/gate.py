@@ -1,10 +1,11 @@
 """The gate before every route: who asks is known by the kernel's word, and may or may not.
 
-The application's middleware alone calls it. It decides by `access`, and by nothing that the
+`app` alone puts it there. It decides by `access`, and by nothing that the
 request itself says.
 """
 
 from asyncio import BaseTransport
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -53,6 +54,10 @@ class Gate:
             raise _forbidden(caller.peer, "write")
         request[_WHO] = f"uid {caller.peer.uid}"
         _note(request, caller.peer)
+
+    def connections(self) -> Iterable[BaseTransport]:
+        """Return the connections that have asked for something."""
+        return self._callers.keys()
 
     def _caller(self, transport: BaseTransport | None) -> _Caller:
         known = self._callers.get(transport) if transport is not None else None

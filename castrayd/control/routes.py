@@ -37,9 +37,11 @@ from castrayd.supervisor.service import AttachmentService
 from castrayd.supervisor.supervisor import ClosedError
 from castrayd.telemetry.logs import LogLevel
 
-__all__ = ("Control", "Routes")
+__all__ = ("Control", "Handler", "Routes")
 
 log = structlog.get_logger("castrayd.control")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _T = TypeVar("_T")
 
@@ -68,8 +70,8 @@ class Routes:
         self._status = status
         self._streams = streams
 
-    def add_to(self, router: web.UrlDispatcher) -> None:
-        """Register every route; openapi.json documents exactly these."""
+    def add_to(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
+        """Register every route, each behind its guard; openapi.json documents exactly these."""
         for path, handler in (
             ("/api/status", self.status),
             ("/api/health/live", self.live),
@@ -82,12 +84,16 @@ class Routes:
             ("/api/version", self.version),
             ("/api/openapi.json", self.openapi),
         ):
-            router.add_get(path, handler, allow_head=False)  # a HEAD of the stream has no sense
-        router.add_post("/api/reconnect", self.reconnect)
-        router.add_post("/api/pause", self.pause)
-        router.add_post("/api/resume", self.resume)
-        router.add_post("/api/reload", self.reload)
-        router.add_put("/api/log-level", self.set_log_level)
+            # no HEAD: of the stream it has no sense
+            router.add_get(path, guarded(handler), allow_head=False)
+        for path, handler in (
+            ("/api/reconnect", self.reconnect),
+            ("/api/pause", self.pause),
+            ("/api/resume", self.resume),
+            ("/api/reload", self.reload),
+        ):
+            router.add_post(path, guarded(handler))
+        router.add_put("/api/log-level", guarded(self.set_log_level))
 
     async def status(self, request: web.Request) -> web.Response:
         query(request)
