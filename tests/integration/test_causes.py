@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from importlib import metadata
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from tests.support import peers
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.fake_head import fake_head
+from tests.support.proxy import proxy_to
 from tests.support.ray import RayHead, ray_head
 
+RAY_VERSION = metadata.version("ray")
 Peer = Callable[[], AbstractAsyncContextManager[str]]
 
 
@@ -50,6 +53,25 @@ async def test_peer_that_is_no_good_head_is_named(peer: Peer, kind: str, phase: 
         error = await _first_error(daemon)
 
         assert (error["type"], error["phase"]) == (kind, phase)
+
+
+@pytest.mark.parametrize("slow", ["health", "identity"])
+async def test_proxy_that_delays_one_stage_moves_that_phase_alone(slow: str) -> None:
+    """300 ms in one place show in that phase, and in no other."""
+    config = "[deadlines]\nlocal_node_s = 0.01\n"
+    async with fake_head(version=RAY_VERSION) as head:
+        host, _, port = head.rpartition(":")
+        async with proxy_to(host, int(port)) as proxy:
+            if slow == "health":
+                proxy.first_bytes_delay_s = 0.3
+            else:
+                proxy.held, proxy.held_s = RAY_VERSION.encode(), 0.3
+            async with running_daemon(address=proxy.address, config=config) as daemon:
+                await _first_error(daemon)
+                phases = (await daemon.events("castray.connection.attempt"))[0]["phases"]
+
+    assert 0.3 <= phases.pop(slow) < 0.6
+    assert max(phases.values()) < 0.2
 
 
 async def test_name_that_does_not_resolve() -> None:

@@ -18,9 +18,9 @@ class Proxy:
         self.address = ""
         self.first_bytes_delay_s = 0.0
         """How long the first bytes of each connection are held back."""
-        self.delayed_method: bytes | None = None
-        """Hold back only connections and calls that carry this text."""
-        self.delay_s = 0.0
+        self.held = b""
+        """Answers that carry this text are held back too."""
+        self.held_s = 0.0
 
     async def serve(self, client: SocketStream) -> None:
         """Serve one connection."""
@@ -30,21 +30,21 @@ class Proxy:
                 await anyio.connect_tcp(*self._target) as server,
                 anyio.create_task_group() as tasks,
             ):
-                tasks.start_soon(self._pass, client, server, True)
-                await self._pass(server, client, False)
+                tasks.start_soon(self._inward, client, server)
+                await self._outward(server, client)
                 tasks.cancel_scope.cancel()
 
-    async def _pass(self, source: SocketStream, sink: SocketStream, inward: bool) -> None:
-        first = True
-        with contextlib.suppress(
-            anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
-        ):
+    async def _inward(self, source: SocketStream, sink: SocketStream) -> None:
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            await anyio.sleep(self.first_bytes_delay_s)
             async for data in source:
-                if inward and first and self.first_bytes_delay_s:
-                    await anyio.sleep(self.first_bytes_delay_s)
-                if inward and self.delayed_method and self.delayed_method in data:
-                    await anyio.sleep(self.delay_s)
-                first = False
+                await sink.send(data)
+
+    async def _outward(self, source: SocketStream, sink: SocketStream) -> None:
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            async for data in source:
+                if self.held and self.held in data:
+                    await anyio.sleep(self.held_s)
                 await sink.send(data)
 
 

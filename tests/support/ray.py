@@ -124,6 +124,17 @@ class RayHead:
         assert pid is not None
         kill(pid)
 
+    def restart_gcs(self) -> None:
+        """SIGKILL the GCS and start it anew at once: another cluster at the same address.
+
+        Its raylets linger and belong to the cluster that is gone.
+        """
+        pid = self.gcs_pid
+        assert pid is not None
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        kill(pid)
+        self._run([part.decode() for part in command])
+
     def kill_raylet(self) -> None:
         """SIGKILL the head's own raylet, which a driver prefers."""
         raylet = self.raylet
