@@ -46,11 +46,18 @@ class Step:
     after: Snapshot
 
 
+@dataclass(frozen=True, slots=True)
+class _Bug:
+    """A command could not be performed, for a reason that is nobody's but ours."""
+
+    error: Exception
+
+
 @dataclass(slots=True)
 class _Letter:
     """An event on its way, and where its sender waits for the step."""
 
-    event: e.Event
+    event: "e.Event | _Bug"
     done: anyio.Event | None = None
     step: Step | None = None
 
@@ -121,7 +128,7 @@ class Supervisor:
             if letter.done is not None:
                 letter.done.set()
 
-    def post(self, event: e.Event) -> None:
+    def post(self, event: "e.Event | _Bug") -> None:
         """Queue an event; never waits."""
         try:
             self._send.send_nowait(_Letter(event))
@@ -148,6 +155,8 @@ class Supervisor:
     def _consume(self, letter: _Letter, tasks: TaskGroup) -> None:
         before = self.snapshot
         try:
+            if isinstance(letter.event, _Bug):
+                raise letter.event.error  # noqa: TRY301  where every bug is survived
             after, commands = step(before, letter.event, self.connection.policy)
         except Exception as error:
             if self._strict:
@@ -164,7 +173,7 @@ class Supervisor:
             letter.done.set()
 
     def _survive(self, error: Exception) -> tuple[Snapshot, tuple[Command, ...]]:
-        """Go on after a bug in the core, without a session."""
+        """Go on after a bug of ours, without a session; the stack is in the log."""
         fault = Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, f"{type(error).__name__}: {error}")
         self._publisher.internal(fault)
         return abandon(self.snapshot, self._now(), fault, self.connection.policy)
@@ -190,12 +199,18 @@ class Supervisor:
                 for running in first:
                     await running.done.wait()
                 self.post(await self.performer.perform(command, self.post))
+        except Exception as error:
+            if isinstance(command, EndSession):
+                raise  # what may still live cannot be told: better to be started anew
+            self.post(_Bug(error))
         finally:
             mine.done.set()
             if self._running.get(command.SLOT) is mine:
                 del self._running[command.SLOT]
 
-    def _tell(self, before: Snapshot, after: Snapshot, event: e.Event, tasks: TaskGroup) -> None:
+    def _tell(
+        self, before: Snapshot, after: Snapshot, event: "e.Event | _Bug", tasks: TaskGroup
+    ) -> None:
         """Publish what a step has changed."""
         performer = self.performer
         assert performer is not None  # noqa: S101  made before any event
@@ -242,7 +257,7 @@ def _why(before: Snapshot, after: Snapshot) -> Fault | None:
     return after.error if after.error is not None else next(iter(before.reasons), None)
 
 
-def _trigger(after: Snapshot, event: e.Event) -> str:
+def _trigger(after: Snapshot, event: "e.Event | _Bug") -> str:
     """Name what changed the state: what began the attempt, else the event."""
     if after.state is State.DISCOVERING and after.attempt is not None:
         return after.attempt.trigger
