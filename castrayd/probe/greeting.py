@@ -1,11 +1,15 @@
 """What listens there, when gRPC cannot talk to it: connect plainly and look at the first bytes.
 
-gRPC reports a server of another protocol, a reset and a broken start alike as `unavailable` and
-tells them apart in words that change with its version. The bytes do not.
+Called by `peer`. gRPC reports a server of another protocol, one that speaks TLS, a reset and a
+broken start alike as `unavailable` and tells them apart in words that change with its version.
+The bytes do not. They are looked at only here, where no status and no errno can tell.
 """
 
 import asyncio
+import contextlib
+import errno
 import socket
+import ssl
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +24,8 @@ _PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0,
 """HTTP/2's client preface and an empty SETTINGS frame: RFC 9113, sections 3.4 and 6.5."""
 _SETTINGS_TYPE: Final = 4
 _TLS_ALERT: Final = 0x15
+_TLS_HANDSHAKE: Final = 0x16
+"""Types of TLS records: RFC 8446, section 5.1. No text protocol begins with such a byte."""
 _SHOWN: Final = 60
 
 
@@ -32,30 +38,60 @@ class Greeting:
 
 
 async def first_words(endpoint: Endpoint, timeout_s: float) -> Greeting:
-    """Greet the port as an HTTP/2 client does, and classify what it answers."""
+    """Greet the port as an HTTP/2 client does, and classify what it answers.
+
+    A peer that hangs up is greeted once more, in TLS: gRPC's own TLS servers hang up on a plain
+    greeting without the alert that would give them away.
+    """
+    try:
+        with anyio.fail_after(timeout_s):
+            answer = await _say(endpoint, _PREFACE)
+            if not answer and (await _say(endpoint, _client_hello()))[:1] in _TLS_RECORDS:
+                return _TLS
+    except TimeoutError:
+        return Greeting(ErrorType.HEALTH_TIMEOUT, "accepts connections and stays silent")
+    except ConnectionRefusedError:
+        return Greeting(ErrorType.TCP_RESET, "refuses connections now")
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, str(error))
+        return Greeting(ErrorType.TCP_RESET, f"cannot be connected to any more ({name})")
+    return _classify(answer)
+
+
+async def _say(endpoint: Endpoint, words: bytes) -> bytes:
+    """Return the first bytes of the answer; empty where the peer hangs up, politely or not."""
     loop = asyncio.get_running_loop()
     with socket.socket(endpoint.family, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)  # noqa: FBT003  the socket module's form
-        try:
-            with anyio.fail_after(timeout_s):
-                await loop.sock_connect(sock, (endpoint.ip, endpoint.port))
-                await loop.sock_sendall(sock, _PREFACE)
-                return _classify(await loop.sock_recv(sock, 512))
-        except TimeoutError:
-            return Greeting(ErrorType.HEALTH_TIMEOUT, "accepts connections and stays silent")
-        except ConnectionRefusedError:
-            return Greeting(ErrorType.TCP_RESET, "refused a second connection: it is just ending")
-        except OSError as error:
-            return Greeting(ErrorType.TCP_RESET, f"connection reset ({error.strerror or error})")
+        await loop.sock_connect(sock, (endpoint.ip, endpoint.port))
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            await loop.sock_sendall(sock, words)
+            return await loop.sock_recv(sock, 512)
+    return b""
+
+
+def _client_hello() -> bytes:
+    """Return what a TLS client says first. Nothing is trusted: only the answer's type is read."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    outgoing = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing).do_handshake()
+    return outgoing.read()
 
 
 def _classify(data: bytes) -> Greeting:
     if not data:
-        # a TLS server may hang up without an alert on what is no handshake
-        return Greeting(ErrorType.TCP_RESET, "accepts connections and closes them at once")
-    if data[0] == _TLS_ALERT:
-        return Greeting(ErrorType.TLS_FAILURE, "speaks TLS, and we do not")
+        return Greeting(ErrorType.TCP_RESET, "accepts connections and hangs up at once")
+    if data[:1] in _TLS_RECORDS:
+        return _TLS
     if len(data) > 3 and data[3] == _SETTINGS_TYPE:  # noqa: PLR2004  a frame's type is byte 3
         return Greeting(ErrorType.GCS_NOT_SERVING, "speaks HTTP/2 but ended the call")
     shown = data[:_SHOWN].split(b"\r\n")[0].decode("latin-1")
     return Greeting(ErrorType.NOT_RAY, f"speaks another protocol: {shown!r}")
+
+
+_TLS: Final = Greeting(ErrorType.TLS_FAILURE, "speaks TLS, and the probe does not")
+_TLS_RECORDS: Final = (bytes([_TLS_ALERT]), bytes([_TLS_HANDSHAKE]))

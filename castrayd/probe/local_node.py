@@ -1,7 +1,8 @@
 """The phase `local_node`: is there a raylet of that cluster on this host, and may we use it?
 
 A Ray driver needs one. Ray itself waits a minute for it and cannot say why it did not find it;
-/proc tells at once: a raylet's command line carries its cluster, node and socket.
+/proc tells at once: a raylet's command line carries its cluster, node and socket. Called by
+`ladder`, `returned`, `discovery` and `raylet_check`.
 """
 
 import os
@@ -104,25 +105,49 @@ async def find_local_node(
 
 
 def usable(seen: list[Raylet], cluster_id: str | None, gcs_address: str) -> LocalNode | None:
-    """Pick the raylet of the cluster that accepts connections.
+    """Pick a raylet of the cluster that accepts connections.
 
-    Raises `AttachError` (`local_node_forbidden`) when there is one and it is not ours to use.
+    Raises `AttachError` (`local_node_forbidden`) when there is one and none is ours to use.
     """
+    forbidden: Raylet | None = None
     for raylet in seen:
         if not _matches(raylet, cluster_id, gcs_address):
             continue
         verdict = _try_socket(raylet.socket)
-        if verdict is PermissionError:
-            raise AttachError(_forbidden(raylet))
         if verdict is None:
             return LocalNode(raylet.pid, raylet.node_id, raylet.socket, raylet.cluster_id)
+        if verdict is PermissionError:
+            forbidden = raylet
+    if forbidden is not None:
+        raise AttachError(_forbidden(forbidden))
     return None
 
 
 def _matches(raylet: Raylet, cluster_id: str | None, gcs_address: str) -> bool:
     if cluster_id is not None and raylet.cluster_id:
         return raylet.cluster_id == cluster_id
-    return raylet.gcs_address == gcs_address
+    return _same_place(raylet.gcs_address, gcs_address)
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two addresses name one GCS. Ray rewrites a loopback address to a routable one."""
+    if one == other:
+        return True
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    return port == other_port and _is_own(host) and _is_own(other_host)
+
+
+def _is_own(host: str) -> bool:
+    """Whether an IP address is this host's: only then may a socket be bound to it."""
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.inet_pton(family, host)  # a name would be resolved, and that may take for ever
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((host, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _try_socket(path: str) -> type[OSError] | None:
@@ -152,10 +177,11 @@ def _absent(
     seen: list[Raylet], cluster_id: str | None, gcs_address: str, timeout_s: float
 ) -> Fault:
     wanted = f"cluster {cluster_id}" if cluster_id else gcs_address
-    starting = [r for r in seen if _matches(r, cluster_id, gcs_address)]
-    others = f"; {len(seen)} of other clusters are here" if seen else ""
-    message = f"no raylet of {wanted} on this host within {timeout_s} s{others}"
+    starting = [raylet for raylet in seen if _matches(raylet, cluster_id, gcs_address)]
+    message = f"no raylet of {wanted} on this host within {timeout_s} s"
     if starting:
-        message = f"the raylet {starting[0].pid} does not accept connections ({timeout_s} s)"
+        message = f"the raylet {starting[0].pid} of {wanted} accepted nothing within {timeout_s} s"
+    elif seen:
+        message += f"; {len(seen)} of other clusters are here"
     hint = f"Run `ray start --address={gcs_address}` here; in a container share the PID namespace."
     return Fault.of(ErrorType.NO_LOCAL_NODE, Phase.LOCAL_NODE, message, hint=hint)

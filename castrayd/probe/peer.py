@@ -1,12 +1,15 @@
 """One gRPC peer: a GCS or a raylet, asked without joining.
 
-`check` and `watch` speak the standard health protocol (github.com/grpc/grpc, doc/health-checking),
-which Ray's servers answer without a token. `identity` asks two calls of Ray's own protocol; what
-they do not answer is unknown, never a failure.
+Used by `ladder`, `returned` and `attached`. `check` and `watch` speak the standard health protocol
+(github.com/grpc/grpc, doc/health-checking), which Ray's servers answer without a token. `identity`
+and `cluster_id` ask two calls of Ray's own protocol, which is no promise: what is not implemented
+or cannot be read is unknown, never a failure. Classes follow from gRPC's status and from the
+port's own bytes (`greeting`), never from the words of an error.
 """
 
 import asyncio
 import math
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,10 +35,20 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 5000),  # also the least that a connection may take
     ("grpc.max_reconnect_backoff_ms", 500),
+    # in truth the deadline of one try to connect, up to the peer's SETTINGS: with 100 ms a head
+    # that is 240 ms away is never reached; it does not delay the next try
+    ("grpc.min_reconnect_backoff_ms", 5000),
     ("grpc.enable_retries", 0),
+    ("grpc.max_receive_message_length", 65536),
 )
+
+_LISTEN_S: Final = 0.5
+_CLOSE_S: Final = 1.0
+_VERSION: Final = re.compile(rb"[0-9A-Za-z.+!_-]{1,64}")
+"""A version by PEP 440: what a stranger sends goes into logs and onto terminals."""
+_TOKEN: Final = re.compile(r"[\x20-\x7e]+")
+"""What may travel in a header; gRPC fails on anything else with an error of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +61,110 @@ class Identity:
 
 
 class Peer:
-    """One channel to one endpoint. Use it from one task group, and close it."""
+    """One channel to one endpoint, for all calls. Close it; closed, it stays closed."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._channel: Any = None
+        self._closed = False
 
     async def _open(self) -> Any:  # noqa: ANN401  grpc is untyped
         if self._channel is None:
             await load_grpc()
+        if self._closed:
+            message = f"{self.endpoint.target}: this probe has ended"
+            raise AttachError(Fault.of(ErrorType.TCP_RESET, Phase.HEALTH, message))
+        if self._channel is None:  # looked at after the wait: of two first calls one makes it
             self._channel = grpc_aio().aio.insecure_channel(self.endpoint.target, options=_OPTIONS)
         return self._channel
 
     async def close(self) -> None:
-        """Close the channel; pending calls end. Idempotent."""
+        """Close the channel; pending calls end. Idempotent, safe under cancellation."""
+        self._closed = True
         channel, self._channel = self._channel, None
         if channel is not None:
-            with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(_CLOSE_S, shield=True):
                 await channel.close(None)
 
-    async def _call(
-        self, method: str, timeout_s: float, metadata: tuple[tuple[str, str], ...] = ()
-    ) -> bytes:
-        """Make one unary call with an empty request. Raises grpc's AioRpcError."""
+    async def check(self, timeout_s: float) -> None:
+        """Ask whether the server serves. Raises `AttachError` of phase health.
+
+        It is one of `health_timeout`, `not_ray`, `gcs_not_serving`, `tls_failure`, `tcp_reset`.
+        """
         channel = await self._open()
-        call = channel.unary_unary(method)(b"", timeout=timeout_s, metadata=metadata or None)
+        deadline_s = anyio.current_time() + timeout_s
+        try:
+            answer = await self._result(channel.unary_unary(_CHECK)(b"", timeout=timeout_s))
+        except grpc_aio().aio.AioRpcError as error:
+            raise AttachError(await self._health_fault(error, deadline_s)) from error
+        if varint_field(answer, 1) != _SERVING:
+            message = f"{self.endpoint.target} answers that it is not serving"
+            raise AttachError(Fault.of(ErrorType.GCS_NOT_SERVING, Phase.HEALTH, message))
+
+    async def _health_fault(self, error: Any, deadline_s: float) -> Fault:  # noqa: ANN401
+        """Classify by status; where gRPC only says `unavailable`, listen to the port itself."""
+        code, where = error.code().name, self.endpoint.target
+        kind, said = _HEALTH_CODES.get(code, ErrorType.NOT_RAY), f"{code}: {_details(error)}"
+        left_s = deadline_s - anyio.current_time()
+        if code == "UNAVAILABLE" and left_s > 0:
+            words = await first_words(self.endpoint, min(left_s, _LISTEN_S))
+            kind, said = words.kind, words.text
+        elif kind is ErrorType.HEALTH_TIMEOUT:
+            said = "does not answer in time"
+        return Fault.of(kind, Phase.HEALTH, f"{where}: {said}", code=code)
+
+    async def identity(self, token: str | None, timeout_s: float) -> Identity:
+        """Ask for Ray's version and the cluster's id, both at once; silence is unknown too.
+
+        Raises `AttachError` (`auth_missing`, `auth_rejected`, or what the transport says).
+        """
+        version, cluster_id = await self._ask((_ALIVE, _CLUSTER_ID), token, timeout_s)
+        return Identity(_version(version), _hex(cluster_id))
+
+    async def cluster_id(self, token: str | None, timeout_s: float) -> str | None:
+        """Ask for the cluster's id, hex; None where the peer has no such call, or answers garbage.
+
+        Raises `AttachError` as `identity` does, and `health_timeout` for silence: who asks
+        whether a cluster is still the same must not take silence for yes.
+        """
+        (answer,) = await self._ask((_CLUSTER_ID,), token, timeout_s, patient=False)
+        return _hex(answer)
+
+    async def _ask(
+        self, methods: tuple[str, ...], token: str | None, timeout_s: float, *, patient: bool = True
+    ) -> list[bytes]:
+        """Make calls of Ray's own protocol side by side; an unknown answer is empty."""
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise AttachError(self._auth_fault(token, "the token holds what no header can carry"))
+        channel = await self._open()
+        metadata = (("authorization", f"Bearer {token}"),) if token else None
+        deadline_s = anyio.current_time() + timeout_s
+        calls = [channel.unary_unary(m)(b"", timeout=timeout_s, metadata=metadata) for m in methods]
+        try:
+            return [await self._answer(call, token, deadline_s, patient) for call in calls]
+        finally:
+            for call in calls:
+                call.cancel()
+
+    async def _answer(
+        self,
+        call: Any,  # noqa: ANN401  grpc is untyped
+        token: str | None,
+        deadline_s: float,
+        patient: bool,  # noqa: FBT001  as `_ask` takes it
+    ) -> bytes:
+        try:
+            return await self._result(call)
+        except grpc_aio().aio.AioRpcError as error:
+            code = error.code().name
+            if code == "UNAUTHENTICATED":
+                raise AttachError(self._auth_fault(token, _details(error))) from error
+            if code == "UNAVAILABLE" or (not patient and code != "UNIMPLEMENTED"):
+                raise AttachError(await self._health_fault(error, deadline_s)) from error
+            return b""
+
+    async def _result(self, call: Any) -> bytes:  # noqa: ANN401  grpc is untyped
+        """Await a unary call. Raises grpc's AioRpcError, or `AttachError` when it was closed."""
         try:
             answer: bytes = await call
         except asyncio.CancelledError:
@@ -80,64 +172,6 @@ class Peer:
             message = f"{self.endpoint.target}: the channel was closed"
             raise AttachError(Fault.of(ErrorType.TCP_RESET, Phase.HEALTH, message)) from None
         return answer
-
-    async def check(self, timeout_s: float) -> None:
-        """Ask whether the server serves. Raises `AttachError` of phase health."""
-        await self._open()
-        try:
-            answer = await self._call(_CHECK, timeout_s)
-        except grpc_aio().aio.AioRpcError as error:
-            raise AttachError(await self._health_fault(error, timeout_s)) from error
-        if varint_field(answer, 1) != _SERVING:
-            message = f"{self.endpoint.target} answers that it is not serving"
-            raise AttachError(Fault.of(ErrorType.GCS_NOT_SERVING, Phase.HEALTH, message))
-
-    async def _health_fault(self, error: Any, timeout_s: float) -> Fault:  # noqa: ANN401
-        """Classify by status; where gRPC only says `unavailable`, listen to the port itself."""
-        code, detail = error.code().name, error.details() or ""
-        where = self.endpoint.target
-        if code == "DEADLINE_EXCEEDED":
-            message = f"{where} accepts connections and stays silent ({timeout_s} s)"
-            return Fault.of(ErrorType.HEALTH_TIMEOUT, Phase.HEALTH, message, code=code)
-        if code == "UNAVAILABLE":
-            words = await first_words(self.endpoint, min(timeout_s, _LISTEN_S))
-            text = words.text or detail
-            return Fault.of(words.kind, Phase.HEALTH, f"{where}: {text}", code=code)
-        kind = _HEALTH_CODES.get(code, ErrorType.NOT_RAY)
-        return Fault.of(kind, Phase.HEALTH, f"{where}: {code}: {detail}", code=code)
-
-    async def identity(self, token: str | None, timeout_s: float) -> Identity:
-        """Ask for Ray's version and the cluster's id.
-
-        Raises `AttachError` (`auth_missing`, `auth_rejected`, or what the transport says).
-        """
-        await self._open()
-        metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        alive = await self._ask(_ALIVE, metadata, token, timeout_s)
-        cluster = await self._ask(_CLUSTER_ID, metadata, token, timeout_s)
-        version, cluster_id = bytes_field(alive, 2), bytes_field(cluster, 2)
-        return Identity(
-            version.decode(errors="replace") if version else None,
-            cluster_id.hex() if cluster_id else None,
-        )
-
-    async def _ask(
-        self,
-        method: str,
-        metadata: tuple[tuple[str, str], ...],
-        token: str | None,
-        timeout_s: float,
-    ) -> bytes:
-        """Make one call of Ray's own protocol; an answer that says nothing is empty."""
-        try:
-            return await self._call(method, timeout_s, metadata)
-        except grpc_aio().aio.AioRpcError as error:
-            code = error.code().name
-            if code == "UNAUTHENTICATED":
-                raise AttachError(self._auth_fault(token, error.details() or "")) from error
-            if code == "UNAVAILABLE":
-                raise AttachError(await self._health_fault(error, timeout_s)) from error
-            return b""
 
     def _auth_fault(self, token: str | None, detail: str) -> Fault:
         kind = ErrorType.AUTH_REJECTED if token else ErrorType.AUTH_MISSING
@@ -151,7 +185,7 @@ class Peer:
         then this sleeps until it is cancelled, and the timed checks alone tell.
         """
         channel = await self._open()
-        call = channel.unary_stream(_WATCH)(b"", wait_for_ready=False)
+        call = channel.unary_stream(_WATCH)(b"")
         try:
             async for answer in call:
                 if varint_field(answer, 1) != _SERVING:
@@ -163,7 +197,7 @@ class Peer:
         except grpc_aio().aio.AioRpcError as error:
             if error.code().name == "UNIMPLEMENTED":
                 await anyio.sleep_forever()
-            return f"{error.code().name}: {error.details()}"
+            return f"{error.code().name}: {_details(error)}"
         finally:
             call.cancel()
         return "the stream ended"
@@ -180,12 +214,27 @@ async def _cancelled_by_us() -> None:
         await anyio.sleep_forever()
 
 
-_LISTEN_S: Final = 0.5
+def _version(message: bytes) -> str | None:
+    value = bytes_field(message, 2)
+    return value.decode() if value and _VERSION.fullmatch(value) else None
+
+
+def _hex(message: bytes) -> str | None:
+    value = bytes_field(message, 2)
+    return value.hex() if value else None
+
+
+def _details(error: Any) -> str:  # noqa: ANN401  grpc is untyped
+    """What the peer says, for people to read: without what a terminal would obey."""
+    return "".join(c if c.isprintable() else " " for c in error.details() or "")
+
+
 _HEALTH_CODES: Final = MappingProxyType(
     {
-        "UNIMPLEMENTED": ErrorType.NOT_RAY,
-        "UNAUTHENTICATED": ErrorType.AUTH_MISSING,
+        "DEADLINE_EXCEEDED": ErrorType.HEALTH_TIMEOUT,
+        "UNAVAILABLE": ErrorType.HEALTH_TIMEOUT,  # with no time left to look any closer
         "CANCELLED": ErrorType.TCP_RESET,
         "NOT_FOUND": ErrorType.GCS_NOT_SERVING,
+        "RESOURCE_EXHAUSTED": ErrorType.GCS_NOT_SERVING,
     }
 )

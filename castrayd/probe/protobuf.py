@@ -1,7 +1,8 @@
 """Just enough of the protobuf wire format to read one field of an answer. Pure.
 
-Source: protobuf.dev/programming-guides/encoding. A message that cannot be read yields None: the
-calls that use this are Ray's own protocol and no promise.
+Used by `peer`. Source: protobuf.dev/programming-guides/encoding. A message that cannot be read
+yields None: the calls that use this are Ray's own protocol and no promise. The bytes come from a
+stranger, so reading takes time linear in their number, whatever they are.
 """
 
 from typing import Final
@@ -13,6 +14,8 @@ _FIXED64: Final = 1
 _BYTES: Final = 2
 _FIXED32: Final = 5
 _WIDTHS: Final = {_FIXED64: 8, _FIXED32: 4}
+_VARINT_BYTES: Final = 10
+"""The longest varint, 64 bits in groups of seven; without this bound reading one is quadratic."""
 
 
 def bytes_field(message: bytes, number: int) -> bytes | None:
@@ -49,10 +52,11 @@ def _fields(message: bytes) -> dict[tuple[int, int], bytes | int]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+    """Return the varint at `at` and where it ends. Raises IndexError when it does not end."""
+    value = 0
+    for group in range(_VARINT_BYTES):
+        byte = message[at + group]
+        value |= (byte & 0x7F) << (7 * group)
         if not byte & 0x80:
-            return value, at
+            return value, at + group + 1
+    raise IndexError(at)

@@ -1,12 +1,19 @@
-"""The phase `resolve`: from a host's name to the endpoints to try."""
+"""The phase `resolve`: from a host's name to the endpoints to try.
 
+Called by `ladder` and `returned`. getaddrinfo cannot be cancelled, and a resolver without an
+answering server hangs for half a minute. So it runs in a daemon thread, which is abandoned: a
+thread of a pool would be joined when the interpreter ends, and hold up the end of the daemon.
+"""
+
+import asyncio
+import contextlib
 import ipaddress
 import socket
+import threading
 from dataclasses import dataclass
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from castrayd.core.candidates import Address
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
@@ -14,7 +21,9 @@ from castrayd.errors import AttachError, ErrorType, Fault, Phase
 __all__ = ("Endpoint", "endpoint_of", "resolve")
 
 RESOLVER_THREADS: Final = 4
-"""getaddrinfo cannot be cancelled: threads that hang in it must not starve anything else."""
+"""So many lookups may hang at once; a further one is not begun, and told as a timeout."""
+
+_slots: Final = threading.BoundedSemaphore(RESOLVER_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +54,50 @@ async def resolve(address: Address, *, timeout_s: float) -> tuple[Endpoint, ...]
     literal = _literal(address)
     if literal is not None:
         return (literal,)
+    if not _slots.acquire(blocking=False):
+        raise _timeout(address, f"{RESOLVER_THREADS} earlier questions to the resolver still hang")
     with anyio.move_on_after(timeout_s):
-        return await anyio.to_thread.run_sync(
-            _getaddrinfo, address, limiter=_limiter(), abandon_on_cancel=True
-        )
-    message = f"{address.host}: the resolver did not answer within {timeout_s} s"
-    raise AttachError(Fault.of(ErrorType.DNS_TIMEOUT, Phase.RESOLVE, message))
+        return await _in_a_daemon_thread(address)
+    raise _timeout(address, f"the resolver did not answer within {timeout_s} s")
+
+
+def _timeout(address: Address, why: str) -> AttachError:
+    fault = Fault.of(ErrorType.DNS_TIMEOUT, Phase.RESOLVE, f"{address.host}: {why}")
+    return AttachError(fault)
+
+
+async def _in_a_daemon_thread(address: Address) -> tuple[Endpoint, ...]:
+    """Ask the resolver; the thread gives its slot back when it ends, however late."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[Endpoint, ...]] = loop.create_future()
+
+    def settle(found: tuple[Endpoint, ...] | AttachError) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if isinstance(found, AttachError):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def ask() -> None:
+        found: tuple[Endpoint, ...] | AttachError
+        try:
+            found = _getaddrinfo(address)
+        except AttachError as error:
+            found = error
+        finally:
+            _slots.release()
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found)
+
+    thread = threading.Thread(target=ask, name="castrayd-resolver", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:  # the limit of threads is reached
+        _slots.release()
+        message = f"{address.host}: {error}"
+        raise AttachError(Fault.of(ErrorType.DNS_FAILURE, Phase.RESOLVE, message)) from error
+    return await answer
 
 
 def endpoint_of(ip: str, port: int) -> Endpoint:
@@ -69,7 +116,7 @@ def _literal(address: Address) -> Endpoint | None:
 def _getaddrinfo(address: Address) -> tuple[Endpoint, ...]:
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
+    except (OSError, ValueError) as error:  # a ValueError: what is no host name at all
         code = _GAI_NAMES.get(getattr(error, "errno", None) or 0)
         message = f"{address.host}: {error}"
         raise AttachError(
@@ -82,12 +129,3 @@ def _getaddrinfo(address: Address) -> tuple[Endpoint, ...]:
 
 
 _GAI_NAMES: Final = {value: name for name, value in vars(socket).items() if name.startswith("EAI_")}
-
-_limiters: list[anyio.CapacityLimiter] = []
-
-
-def _limiter() -> anyio.CapacityLimiter:
-    """One limiter for the process, made when a loop runs."""
-    if not _limiters:
-        _limiters.append(anyio.CapacityLimiter(RESOLVER_THREADS))
-    return _limiters[0]

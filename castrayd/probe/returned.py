@@ -1,7 +1,8 @@
 """The light probe while down: tells once that the cluster is back, and never storms it.
 
-Edge-triggered: it must see the address fail before it believes that it is good again, so that a
-fault which lies deeper than it looks does not make it fire for ever. It sends no token.
+Called by the supervisor between attempts. Edge-triggered: it must see the address fail before it
+believes that it is good again, so that a fault which lies deeper than it looks does not make it
+fire for ever. It sends no token. A refused port costs no gRPC.
 """
 
 import random
@@ -14,7 +15,7 @@ from castrayd.core.policy import Deadlines
 from castrayd.errors import AttachError
 from castrayd.probe.local_node import Raylet, scan, usable
 from castrayd.probe.peer import Peer
-from castrayd.probe.resolve import resolve
+from castrayd.probe.resolve import Endpoint, resolve
 from castrayd.probe.tcp import connect
 
 __all__ = ("wait_returned",)
@@ -59,19 +60,25 @@ async def _looks_good(address: Address, deadlines: Deadlines) -> bool:
         peer = Peer(endpoint)
         try:
             await peer.check(deadlines.health_s)
+            cluster_id = await _told(peer, deadlines)
         finally:
             await peer.close()
-        return _has_local_node(await scan(), address, endpoint.target)
+        return _has_local_node(await scan(), address, endpoint, cluster_id)
     except AttachError:
         return False
 
 
-def _has_local_node(seen: list[Raylet], address: Address, target: str) -> bool:
-    """Look once, without a token and so without the cluster's id: the GCS address has to do."""
-    names = {target, f"{address.host}:{address.port}"}
-    port = f":{address.port}"
-    for raylet in seen:
-        here = raylet.gcs_address in names or raylet.gcs_address.endswith(port)
-        if here and usable([raylet], raylet.cluster_id, raylet.gcs_address) is not None:
-            return True
-    return False
+async def _told(peer: Peer, deadlines: Deadlines) -> str | None:
+    """The cluster's id where it is told without a token: the old cluster's raylet may linger."""
+    try:
+        return await peer.cluster_id(None, deadlines.identity_s)
+    except AttachError:
+        return None
+
+
+def _has_local_node(
+    seen: list[Raylet], address: Address, endpoint: Endpoint, cluster_id: str | None
+) -> bool:
+    """Look once. Where the head keeps its id to itself the GCS address has to do."""
+    names = {endpoint.target, f"{address.host}:{address.port}"}
+    return any(usable(seen, cluster_id, name) is not None for name in names)

@@ -67,6 +67,7 @@ class Attachment:
             token=token.value if token else None,
             ping=self.session.ping,
             heartbeat=self.session.heartbeat,
+            node_id=facts.node_id,
         )
 
     def _gcs(self) -> Endpoint:

@@ -261,4 +261,6 @@ def _trigger(after: Snapshot, event: "e.Event | _Bug") -> str:
     """Name what changed the state: what began the attempt, else the event."""
     if after.state is State.DISCOVERING and after.attempt is not None:
         return after.attempt.trigger
+    if isinstance(event, _Bug):
+        return ErrorType.INTERNAL
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(event).__name__).lower()

@@ -40,6 +40,7 @@ async def _first_error(daemon: Daemon, timeout_s: float = 20) -> dict[str, Any]:
         (peers.http_server, "not_ray", "health"),
         (peers.banner, "not_ray", "health"),
         (peers.silent, "health_timeout", "health"),
+        (lambda: fake_head(tls=True), "tls_failure", "health"),
         (lambda: fake_head(serving=2), "gcs_not_serving", "health"),
         (lambda: fake_head(version="1.99.0"), "version_mismatch", "identity"),
         (fake_head, "no_local_node", "local_node"),
@@ -53,6 +54,38 @@ async def test_peer_that_is_no_good_head_is_named(peer: Peer, kind: str, phase: 
         error = await _first_error(daemon)
 
         assert (error["type"], error["phase"]) == (kind, phase)
+
+
+_SILENT_DNS = (
+    "ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up;"
+    "ip addr add 192.0.2.1/24 dev d0;"
+    "ip neigh add 192.0.2.53 lladdr 02:00:00:00:00:01 dev d0;"
+    "echo nameserver 192.0.2.53 >$0; mount --bind $0 /etc/resolv.conf"
+)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("network", "address", "kind", "code"),
+    [
+        ("ip route add unreachable 192.0.2.0/24", "192.0.2.1:6379", "host_unreachable", "EHOST"),
+        ("true", "192.0.2.1:6379", "network_unreachable", "ENET"),
+        (_SILENT_DNS, "head.example:6379", "dns_timeout", ""),
+    ],
+)
+async def test_network_that_leads_nowhere_is_named(
+    network: str, address: str, kind: str, code: str
+) -> None:
+    """In a network of its own: no route, a route that rejects, a name server that is silent."""
+    async with running_daemon(address=address, launch=False) as daemon:
+        script = f'ip link set lo up; {network}; exec "$@"'
+        resolver = str(daemon.folder / "resolv.conf")
+        daemon.launch("unshare", "--net", "--mount", "sh", "-c", script, resolver)
+        await daemon.answers()
+        error = await _first_error(daemon)
+
+        assert error["type"] == kind
+        assert (error["code"] or "").startswith(code)
 
 
 @pytest.mark.parametrize("slow", ["health", "identity"])

@@ -1,9 +1,13 @@
 """A head that answers the probes as it is told: for what no real head here can be made to say."""
 
+import subprocess
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
+import anyio
 import grpc
 import grpc.aio
 
@@ -14,6 +18,17 @@ def _field(number: int, value: bytes) -> bytes:
     return bytes([number << 3 | 2, len(value)]) + value
 
 
+def _certificate() -> tuple[bytes, bytes]:
+    """Return a new key and its own certificate, PEM."""
+    with tempfile.TemporaryDirectory() as folder:
+        key, certificate = Path(folder, "key"), Path(folder, "certificate")
+        command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=head -keyout"
+        subprocess.run(
+            [*command.split(), key, "-out", certificate], check=True, capture_output=True
+        )
+        return key.read_bytes(), certificate.read_bytes()
+
+
 @asynccontextmanager
 async def fake_head(
     *,
@@ -22,8 +37,9 @@ async def fake_head(
     serving: int = 1,
     token: str | None = None,
     knows_identity: bool = True,
+    tls: bool = False,
 ) -> AsyncIterator[str]:
-    """Serve health and identity on loopback."""
+    """Serve health and identity on loopback; with `tls` as a head under RAY_USE_TLS does."""
 
     async def check(_request: bytes, _context: Any) -> bytes:
         return bytes([8, serving])
@@ -31,8 +47,6 @@ async def fake_head(
     async def watch(_request: bytes, context: Any) -> AsyncIterator[bytes]:
         yield bytes([8, serving])
         while not context.cancelled():
-            import anyio
-
             await anyio.sleep(0.05)
 
     async def _admit(context: Any) -> None:
@@ -62,7 +76,11 @@ async def fake_head(
         }
         handlers.append(grpc.method_handlers_generic_handler("ray.rpc.NodeInfoGcsService", methods))
     server.add_generic_rpc_handlers(tuple(handlers))
-    port = server.add_insecure_port("127.0.0.1:0")
+    anywhere = "127.0.0.1:0"
+    if tls:
+        port = server.add_secure_port(anywhere, grpc.ssl_server_credentials([_certificate()]))
+    else:
+        port = server.add_insecure_port(anywhere)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"

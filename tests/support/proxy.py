@@ -19,7 +19,7 @@ class Proxy:
         self.first_bytes_delay_s = 0.0
         """How long the first bytes of each connection are held back."""
         self.held = b""
-        """Answers that carry this text are held back too."""
+        """What carries this text is held back too: the name of a call, or a part of its answer."""
         self.held_s = 0.0
 
     async def serve(self, client: SocketStream) -> None:
@@ -31,17 +31,17 @@ class Proxy:
                 anyio.create_task_group() as tasks,
             ):
                 tasks.start_soon(self._inward, client, server)
-                await self._outward(server, client)
+                await self._pass(server, client)
                 tasks.cancel_scope.cancel()
 
     async def _inward(self, source: SocketStream, sink: SocketStream) -> None:
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
-            await anyio.sleep(self.first_bytes_delay_s)
-            async for data in source:
-                await sink.send(data)
+        await anyio.sleep(self.first_bytes_delay_s)
+        await self._pass(source, sink)
 
-    async def _outward(self, source: SocketStream, sink: SocketStream) -> None:
-        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+    async def _pass(self, source: SocketStream, sink: SocketStream) -> None:
+        with contextlib.suppress(
+            anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError
+        ):
             async for data in source:
                 if self.held and self.held in data:
                     await anyio.sleep(self.held_s)
