@@ -34,7 +34,9 @@ from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
 from castrayd.errors import SettingsError
 from castrayd.ledger import Ledger, Wish
+from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
+from castrayd.session.guard import ray_temp_dir
 from castrayd.settings import Settings, changed, load
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.documents import StandingWarning
@@ -179,12 +181,12 @@ class _Daemon:
             new, warnings = await anyio.to_thread.run_sync(self.request.settings)
             keys, restart = changed(self.settings, new)
             connection = _connection(self.request, new)
-            reconnect = self._must_reconnect(connection)
+            reconnect, rank = self._fit(connection)
             self.settings = new
             self.level.set(new.log.level)
             self.supervisor.configure(connection)
             self._warn(warnings)
-            await self.supervisor.ask(e.ConfigReloaded(self.clock.monotonic(), reconnect))
+            await self.supervisor.ask(e.ConfigReloaded(self.clock.monotonic(), reconnect, rank))
         reply = ReloadReply(list(keys), reconnect, list(restart))
         plain = {"changed": reply.changed, "reconnect": reconnect, "error": None}
         self.publisher.config_reloaded(
@@ -201,15 +203,16 @@ class _Daemon:
             plain = {"changed": [], "reconnect": False, "error": str(error)}
             self.publisher.config_reloaded(plain, f"settings refused: {error}", "error")
 
-    def _must_reconnect(self, new: Connection) -> bool:
-        """Whether the session, or the lack of one, does not fit the new settings."""
+    def _fit(self, new: Connection) -> tuple[bool, int]:
+        """Whether the session, or the lack of one, does not fit; and its rank where it does."""
         old = self.supervisor.connection
         performer = self.supervisor.performer
         attachment = performer.attachment if performer else None
         attached = self.service.snapshot.state in {State.CONNECTED, State.DEGRADED}
         if attachment is None or not attached:
-            return old.aims(new)
-        return not (new.fits(old) and new.offers(attachment.attached.candidate))
+            return old.aims(new), 0
+        rank = new.rank(attachment.attached.candidate)
+        return not new.fits(old) or rank is None, rank or 0
 
     def _control(self) -> Control:
         return Control(
@@ -281,6 +284,12 @@ def _connection(request: RunRequest, settings: Settings) -> Connection:
         env_address=request.environ.get("RAY_ADDRESS", "").strip() or None,
         config_addresses=ray.addresses,
         namespace=ray.namespace,
+        discovery=Discovery(
+            kinds=ray.discovery,
+            temp_dir=ray_temp_dir(request.environ),
+            addresses_file=ray.addresses_file,
+            dns_name=ray.dns_name,
+        ),
         allow_local_start=ray.allow_local_start,
         local_working_dir=_local_working_dir(settings),
         env_vars=dict(ray.env_vars),

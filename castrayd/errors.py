@@ -345,6 +345,14 @@ class Fault:
         known = ERROR_CLASSES[type]
         return cls(type, phase, message[:MESSAGE_CHARS], known.retry, hint or known.hint, code)
 
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether time may mend it and nothing was learned beyond the health of the address."""
+        return self.retry is Retry.TRANSIENT and self.phase in _REACHING
+
+
+_REACHING: Final = frozenset({Phase.DISCOVER, Phase.RESOLVE, Phase.TCP, Phase.HEALTH})
+
 
 MESSAGE_CHARS: Final = 1024
 """A message is cut here: log stores and status pages are not for dumps."""

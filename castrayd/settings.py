@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from castrayd.core.candidates import AUTO, parse_address
-from castrayd.core.policy import BackoffPolicy, Checks, Deadlines, Policy
+from castrayd.core.policy import BackoffPolicy, Checks, Deadlines, FailbackPolicy, Policy
 from castrayd.errors import AttachError, SettingsError, SettingsProblem
 
 __all__ = ("PREFIX", "Settings", "SettingsField", "changed", "fields", "load", "table")
@@ -26,7 +26,8 @@ DAY_S: Final = 86400
 Seconds = Annotated[float, Meta(gt=0, le=DAY_S)]
 Name = Annotated[str, Meta(min_length=1)]
 
-_BACKOFF, _CHECKS, _DEADLINES, _POLICY = BackoffPolicy(), Checks(), Deadlines(), Policy()
+_BACKOFF, _CHECKS, _DEADLINES = BackoffPolicy(), Checks(), Deadlines()
+_FAILBACK, _POLICY = FailbackPolicy(), Policy()
 
 
 class RaySettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,9 +39,27 @@ class RaySettings(Struct, frozen=True, forbid_unknown_fields=True):
     namespace: Annotated[Name, Meta(description="Ray namespace of everything castrayd makes")] = (
         "castray"
     )
+    discovery: Annotated[
+        tuple[Literal["raylet", "ray_current_cluster", "file", "dns"], ...],
+        Meta(description="where to look for clusters after the configured ones; `[]`: nowhere"),
+    ] = ("raylet", "ray_current_cluster", "file", "dns")
+    addresses_file: Annotated[
+        str | None, Meta(description="for discovery `file`: one address a line, watched")
+    ] = None
+    dns_name: Annotated[
+        str | None,
+        Meta(description="for discovery `dns`: `name:port`, each of its addresses a candidate"),
+    ] = None
     allow_local_start: Annotated[
         bool, Meta(description="start a cluster here when none is configured or found")
     ] = False
+    allow_local_fallback: Annotated[
+        bool,
+        Meta(description="start one also when what is configured stays out of reach"),
+    ] = False
+    fallback_after_s: Annotated[
+        Seconds, Meta(description="out of reach for so long before the fallback")
+    ] = 60.0
     local_working_dir: Annotated[
         str | None,
         Meta(description="working_dir of a local cluster; default: where it was started"),
@@ -116,6 +135,15 @@ class BackoffSettings(Struct, frozen=True, forbid_unknown_fields=True):
     )
 
 
+class FailbackSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[failback]: when to move back to a preferred candidate."""
+
+    good_s: Annotated[
+        Seconds, Meta(description="one of another cluster has been good; doubled by each move")
+    ] = _FAILBACK.good_s
+    max_s: Annotated[Seconds, Meta(description="longest hold before such a move")] = _FAILBACK.max_s
+
+
 class DeadlineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[deadlines]: how long each phase of an attempt may take."""
 
@@ -165,6 +193,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     daemon: DaemonSettings = DaemonSettings()
     checks: CheckSettings = CheckSettings()
     backoff: BackoffSettings = BackoffSettings()
+    failback: FailbackSettings = FailbackSettings()
     deadlines: DeadlineSettings = DeadlineSettings()
     casting: CastingSettings = CastingSettings()
     log: LogSettings = LogSettings()
@@ -174,6 +203,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return Policy(
             backoff=msgspec.convert(msgspec.structs.asdict(self.backoff), BackoffPolicy),
             checks=msgspec.convert(msgspec.structs.asdict(self.checks), Checks),
+            failback=msgspec.convert(msgspec.structs.asdict(self.failback), FailbackPolicy),
+            fallback_after_s=(self.ray.fallback_after_s if self.ray.allow_local_fallback else None),
             min_nodes=self.ray.min_nodes,
             settle_s=self.casting.settle_s,
         )
@@ -377,6 +408,16 @@ def _together(values: Settings, faulty: AbstractSet[str]) -> Iterator[SettingsPr
                 parse_address(text)
             except AttachError as error:
                 yield SettingsProblem("ray.address", error.fault.message)
+    if values.ray.dns_name is not None:
+        try:
+            parse_address(values.ray.dns_name)
+        except AttachError as error:
+            yield SettingsProblem("ray.dns_name", error.fault.message)
+    master = values.ray.allow_local_start or "ray.allow_local_start" in faulty
+    if values.ray.allow_local_fallback and not master:
+        yield SettingsProblem("ray.allow_local_fallback", "needs ray.allow_local_start")
+    if values.failback.good_s > values.failback.max_s and not faulty & _FAILBACK_KEYS:
+        yield SettingsProblem("failback.good_s", "is larger than failback.max_s")
     if values.backoff.initial_s > values.backoff.max_s and not faulty & _BACKOFF_KEYS:
         yield SettingsProblem("backoff.initial_s", "is larger than backoff.max_s")
     if values.checks.timeout_s > values.checks.interval_s and not faulty & _CHECK_KEYS:
@@ -384,6 +425,7 @@ def _together(values: Settings, faulty: AbstractSet[str]) -> Iterator[SettingsPr
 
 
 _BACKOFF_KEYS: Final = frozenset({"backoff.initial_s", "backoff.max_s"})
+_FAILBACK_KEYS: Final = frozenset({"failback.good_s", "failback.max_s"})
 _CHECK_KEYS: Final = frozenset({"checks.timeout_s", "checks.interval_s"})
 
 

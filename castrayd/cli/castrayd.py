@@ -68,6 +68,9 @@ def main() -> None:
 @click.option("--socket", metavar="PATH", help="Control socket.")
 @click.option("--state-dir", metavar="DIR", help="Folder for what lasts.")
 @click.option("--allow-local-start", is_flag=True, default=None, help="Start a cluster if none.")
+@click.option(
+    "--allow-local-fallback", is_flag=True, default=None, help="Start one also if out of reach."
+)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def run(config: Path | None, instance: str | None, address: str | None, **given: Any) -> None:  # noqa: ANN401
@@ -93,6 +96,7 @@ _KEYS: Final = {
     "socket": "control.socket",
     "state_dir": "daemon.state_dir",
     "allow_local_start": "ray.allow_local_start",
+    "allow_local_fallback": "ray.allow_local_fallback",
     "log_format": "log.format",
     "log_level": "log.level",
 }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ("ClusterFacts", "Node")
+__all__ = ("ClusterFacts", "Node", "Place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +38,15 @@ class ClusterFacts:
     session_name: str | None
     gcs_address: str | None = None
     """`host:port` of the GCS as Ray names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an attachment stands among the candidates."""
+
+    rank: int = 0
+    """How many candidates were preferred to it."""
+    cluster_id: str | None = None
+    """Hex; None where the mode does not tell."""
+    fallback: bool = False
+    """A local cluster, started because what is configured stayed unreachable."""

@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import ClassVar, TypeAlias
 
 from castrayd.core.states import Trigger
-from castrayd.errors import Phase
 
 __all__ = (
     "AttemptRef",
@@ -23,7 +22,7 @@ __all__ = (
     "WaitGrace",
     "WaitRetry",
     "WaitSettle",
-    "WatchReturn",
+    "WatchCues",
     "WatchSession",
 )
 
@@ -38,7 +37,7 @@ class Slot(StrEnum):
     GRACE = "grace"
     SETTLE = "settle"
     RETRY = "retry"
-    RETURN = "return"
+    CUE = "cue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +59,8 @@ class RunAttempt:
     SLOT: ClassVar = Slot.ATTEMPT
     epoch: int
     attempt: AttemptRef
+    unreachable_s: float | None = None
+    """Since when all that was tried has been out of reach; None while it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +115,17 @@ class WaitRetry:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchReturn:
-    """Probe the last address lightly up to `failed`. Answer: ClusterReturned."""
+class WatchCues:
+    """Look for a reason to begin an attempt before its time. Answer: CueSeen."""
 
-    SLOT: ClassVar = Slot.RETURN
+    SLOT: ClassVar = Slot.CUE
     epoch: int
-    failed: Phase
+    kinds: frozenset[Trigger]
+    """What to look for; the one that is seen first is the answer."""
+    hold_s: float = 0.0
+    """How long an earlier candidate of another cluster must have been good."""
+    same_hold_s: float = 0.0
+    """The same for one of the cluster that is attached already."""
 
 
 Command: TypeAlias = (
@@ -130,5 +136,5 @@ Command: TypeAlias = (
     | WaitGrace
     | WaitSettle
     | WaitRetry
-    | WatchReturn
+    | WatchCues
 )

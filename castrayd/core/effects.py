@@ -3,19 +3,28 @@
 `machine` alone calls these; which effect answers which event in which state is said there.
 """
 
+import math
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from castrayd.core import commands as c
 from castrayd.core import events as e
 from castrayd.core.backoff import ceiling_s, retry_at_s
+from castrayd.core.cluster import Place
 from castrayd.core.commands import AttemptRef, Command, Slot
-from castrayd.core.health import ATTACHMENT_REASONS, FINAL_REASONS, Health
+from castrayd.core.health import (
+    ATTACHMENT_REASONS,
+    FINAL_REASONS,
+    Check,
+    CheckReport,
+    Health,
+)
 from castrayd.core.policy import Policy
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import Desired, State, Trigger
-from castrayd.errors import Fault, Phase, Retry
+from castrayd.errors import ErrorType, Fault, Phase, Retry
 
 __all__ = (
     "Change",
@@ -23,6 +32,8 @@ __all__ = (
     "abandon",
     "attached",
     "checked",
+    "cue_attached",
+    "cue_idle",
     "ended",
     "failed",
     "given_up",
@@ -37,7 +48,6 @@ __all__ = (
     "reload_trying",
     "resume",
     "retry",
-    "returned",
     "settled",
     "start",
     "stay",
@@ -73,7 +83,11 @@ def _plan(snapshot: Snapshot, trigger: Trigger, address: str | None = None) -> S
 def _launch(snapshot: Snapshot, at_s: float) -> Change:
     """Begin the planned attempt; nothing else may be under way."""
     changed, run = _order(
-        replace(snapshot, awaiting={}), c.RunAttempt, Slot.ATTEMPT, attempt=snapshot.planned
+        replace(snapshot, awaiting={}),
+        c.RunAttempt,
+        Slot.ATTEMPT,
+        attempt=snapshot.planned,
+        unreachable_s=snapshot.unreachable_s,
     )
     return replace(
         changed,
@@ -100,16 +114,17 @@ def _end(snapshot: Snapshot, state: State, *, error: Fault | None = None) -> Cha
 
 
 def _without_session(snapshot: Snapshot, at_s: float, policy: Policy) -> Snapshot:
-    """Forget the attachment; one that was stable resets the count of attempts."""
-    stable = (
-        snapshot.attached_s is not None and at_s - snapshot.attached_s >= policy.backoff.stable_s
-    )
+    """Forget the attachment; one that lasted resets the count of attempts, or the hold."""
+    lasted_s = 0.0 if snapshot.attached_s is None else at_s - snapshot.attached_s
+    home = snapshot.place is not None and snapshot.place.rank == 0
     return replace(
         snapshot,
-        counted=0 if stable else snapshot.counted,
+        counted=0 if lasted_s >= policy.backoff.stable_s else snapshot.counted,
+        failbacks=0 if home and lasted_s >= policy.failback.max_s else snapshot.failbacks,
         attempt=None,
         planned=None,
         attached_s=None,
+        place=None,
         settled=False,
         health=Health(),
         reasons=(),
@@ -155,7 +170,7 @@ def reconnect_attached(snapshot: Snapshot, event: e.ReconnectRequested, policy: 
 
 
 def pause_idle(snapshot: Snapshot, _event: e.PauseRequested, _policy: Policy) -> Change:
-    paused = _give_up(snapshot, Slot.RETRY, Slot.RETURN)
+    paused = _give_up(snapshot, Slot.RETRY, Slot.CUE)
     return replace(paused, desired=Desired.PAUSED, planned=None, retry_at_s=None), ()
 
 
@@ -184,9 +199,24 @@ def reload_trying(snapshot: Snapshot, event: e.ConfigReloaded, _policy: Policy) 
 
 
 def reload_attached(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy) -> Change:
-    if not event.reconnect or snapshot.ending:
+    if snapshot.ending:
         return snapshot, ()
-    return _renew(snapshot, event.at_s, policy, Trigger.CONFIG_RELOAD)
+    if event.reconnect:
+        return _renew(snapshot, event.at_s, policy, Trigger.CONFIG_RELOAD)
+    return _moved(snapshot, event, policy)
+
+
+def _moved(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy) -> Change:
+    """The session stays; what is preferred to it may be something else now."""
+    place = snapshot.place
+    if place is None or place.rank == event.rank:
+        return snapshot, ()
+    moved = _placed(_give_up(snapshot, Slot.CUE), replace(place, rank=event.rank))
+    moved, commands = _assess(moved, event.at_s, policy)
+    if event.rank == 0:
+        return moved, commands
+    moved, cues = _watch_cues(moved, {Trigger.FAILBACK}, policy)
+    return moved, (*commands, cues)
 
 
 def stop(snapshot: Snapshot, event: e.StopRequested, policy: Policy) -> Change:
@@ -219,14 +249,58 @@ def _renew(
 
 
 def attached(snapshot: Snapshot, event: e.AttemptSucceeded, policy: Policy) -> Change:
+    """Watch the session, and where candidates are preferred to this one, for their return."""
+    attached = _placed(snapshot, event.place)
     attached = replace(
-        snapshot, state=State.CONNECTED, awaiting={}, attached_s=event.at_s, error=None
+        attached, state=State.CONNECTED, awaiting={}, attached_s=event.at_s, error=None
     )
     attached, watch = _order(attached, c.WatchSession, Slot.WATCH)
     attached, settle = _order(
         attached, c.WaitSettle, Slot.SETTLE, until_s=event.at_s + policy.settle_s
     )
-    return attached, (watch, settle)
+    if event.place.rank == 0:
+        return attached, (watch, settle)
+    attached, cues = _watch_cues(attached, {Trigger.FAILBACK}, policy)
+    return attached, (watch, settle, cues)
+
+
+def _placed(snapshot: Snapshot, place: Place) -> Snapshot:
+    """Note where the attachment stands, and what of that is a reason to be degraded."""
+    home = snapshot.home
+    if place.cluster_id is not None and not place.fallback and (place.rank == 0 or home is None):
+        home = place.cluster_id
+    fault = None
+    if place.fallback:
+        message = "what is configured is out of reach; this cluster was started here"
+        fault = Fault.of(ErrorType.LOCAL_FALLBACK, Phase.ATTACHED, message)
+    elif place.rank > 0 and place.cluster_id not in {None, home}:
+        message = f"attached to cluster {place.cluster_id} instead of {home}"
+        fault = Fault.of(ErrorType.OTHER_CLUSTER, Phase.ATTACHED, message)
+    return replace(
+        snapshot,
+        place=place,
+        home=home,
+        unreachable_s=snapshot.unreachable_s if place.fallback else None,
+        health=snapshot.health.updated(CheckReport(Check.PLACE, fault)),
+    )
+
+
+def _watch_cues(
+    snapshot: Snapshot, kinds: AbstractSet[Trigger], policy: Policy
+) -> tuple[Snapshot, Command]:
+    longest_s, moves = policy.failback.max_s, min(snapshot.failbacks, _MOVES)
+    return _order(
+        snapshot,
+        c.WatchCues,
+        Slot.CUE,
+        kinds=frozenset(kinds),
+        hold_s=min(longest_s, policy.failback.good_s * 2.0**moves),
+        same_hold_s=min(longest_s, 2.0**moves - 1.0),
+    )
+
+
+_MOVES: Final = 62
+"""Beyond, a power of two says nothing and then overflows."""
 
 
 def failed(snapshot: Snapshot, event: e.AttemptFailed, policy: Policy) -> Change:
@@ -239,11 +313,40 @@ def failed(snapshot: Snapshot, event: e.AttemptFailed, policy: Policy) -> Change
         jitter=event.jitter,
         policy=policy.backoff,
     )
-    waiting, wait = _wait(replace(snapshot, error=event.fault), due_s)
-    if event.fault.phase not in _RETURNABLE:
-        return waiting, (wait,)
-    waiting, watch = _order(waiting, c.WatchReturn, Slot.RETURN, failed=event.fault.phase)
+    faults = (event.fault, *event.others)
+    since_s = _unreachable_since(snapshot, faults)
+    due_s = min(due_s, _fallback_due_s(snapshot.began_s, event.at_s, since_s, policy))
+    waiting = replace(snapshot, error=event.fault, unreachable_s=since_s)
+    waiting, wait = _wait(waiting, due_s)
+    waiting, watch = _watch_cues(waiting, _cues_after(faults), policy)
     return waiting, (wait, watch)
+
+
+def _unreachable_since(snapshot: Snapshot, faults: tuple[Fault, ...]) -> float | None:
+    if all(fault.out_of_reach for fault in faults):
+        return snapshot.began_s if snapshot.unreachable_s is None else snapshot.unreachable_s
+    return None
+
+
+def _fallback_due_s(began_s: float, ended_s: float, since_s: float | None, policy: Policy) -> float:
+    """When the attempt that may start a local cluster is due: once, then the backoff rules."""
+    if policy.fallback_after_s is None or since_s is None:
+        return math.inf
+    due_s = since_s + policy.fallback_after_s
+    return math.inf if began_s >= due_s else max(due_s, ended_s + policy.backoff.gap_s)
+
+
+def _cues_after(faults: tuple[Fault, ...]) -> set[Trigger]:
+    """What may end the wait before its time."""
+    kinds = {Trigger.DISCOVERY}
+    if any(fault.phase in _RETURNABLE for fault in faults):
+        kinds.add(Trigger.CLUSTER_RETURNED)
+    if any(fault.type in _CREDENTIALS for fault in faults):
+        kinds.add(Trigger.CREDENTIALS_CHANGED)
+    return kinds
+
+
+_CREDENTIALS: Final = frozenset({ErrorType.AUTH_MISSING, ErrorType.AUTH_REJECTED})
 
 
 def _wait(snapshot: Snapshot, due_s: float) -> tuple[Snapshot, Command]:
@@ -277,8 +380,15 @@ def retry(snapshot: Snapshot, event: e.RetryDue, _policy: Policy) -> Change:
     return _begin(snapshot, event.at_s, Trigger.BACKOFF)
 
 
-def returned(snapshot: Snapshot, event: e.ClusterReturned, _policy: Policy) -> Change:
-    return _begin(snapshot, event.at_s, Trigger.CLUSTER_RETURNED)
+def cue_idle(snapshot: Snapshot, event: e.CueSeen, _policy: Policy) -> Change:
+    return _begin(snapshot, event.at_s, event.trigger)
+
+
+def cue_attached(snapshot: Snapshot, event: e.CueSeen, policy: Policy) -> Change:
+    """Break, then make; a move to a preferred candidate is counted until it has lasted."""
+    changed, commands = _renew(snapshot, event.at_s, policy, event.trigger)
+    moved = changed.failbacks + (event.trigger is Trigger.FAILBACK)
+    return replace(changed, failbacks=moved), commands
 
 
 # --- effects: an attachment's health ----------------------------------------------------------
@@ -339,7 +449,13 @@ def _with_grace(snapshot: Snapshot, at_s: float, policy: Policy) -> Change:
         return snapshot, ()
     until_s = at_s + policy.checks.grace_s
     waiting, wait = _order(snapshot, c.WaitGrace, Slot.GRACE, until_s=until_s)
-    return waiting, (wait,)
+    if not any(reason.type in _CREDENTIALS for reason in snapshot.reasons):
+        return waiting, (wait,)
+    kinds = {Trigger.CREDENTIALS_CHANGED}
+    if snapshot.place is not None and snapshot.place.rank > 0:
+        kinds.add(Trigger.FAILBACK)
+    waiting, cues = _watch_cues(waiting, kinds, policy)
+    return waiting, (wait, cues)
 
 
 def _with_verification(snapshot: Snapshot) -> Change:

@@ -4,11 +4,13 @@ A fact that answers a command carries the command's epoch and names its `SLOT`; 
 drops it when the snapshot does not await that epoch any more.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
+from castrayd.core.cluster import Place
 from castrayd.core.commands import Slot
 from castrayd.core.health import CheckReport
+from castrayd.core.states import Trigger
 from castrayd.errors import Fault
 
 __all__ = (
@@ -18,8 +20,8 @@ __all__ = (
     "AttemptFailed",
     "AttemptSucceeded",
     "CheckReported",
-    "ClusterReturned",
     "ConfigReloaded",
+    "CueSeen",
     "Event",
     "GraceElapsed",
     "IdentityVerified",
@@ -74,6 +76,8 @@ class ConfigReloaded:
     at_s: float
     reconnect: bool
     """The session that there is does not fit them."""
+    rank: int = 0
+    """How many candidates are now preferred to the one that is attached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class AttemptSucceeded:
     SLOT: ClassVar = Slot.ATTEMPT
     at_s: float
     epoch: int
+    place: Place = field(default_factory=Place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class AttemptFailed:
     """That of the candidate that decided."""
     jitter: float
     """Drawn by the shell, in [0.5, 1): the part of the backoff ceiling to wait."""
+    others: tuple[Fault, ...] = ()
+    """Those of the other candidates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,12 +181,13 @@ class RetryDue:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterReturned:
-    """The light probe saw the address fail, and then saw it good."""
+class CueSeen:
+    """There is a reason not to wait: a cluster is back, or new, or preferred; or a token is new."""
 
-    SLOT: ClassVar = Slot.RETURN
+    SLOT: ClassVar = Slot.CUE
     at_s: float
     epoch: int
+    trigger: Trigger
 
 
 Request: TypeAlias = (
@@ -195,7 +203,7 @@ Answer: TypeAlias = (
     | GraceElapsed
     | SettleElapsed
     | RetryDue
-    | ClusterReturned
+    | CueSeen
 )
 Event: TypeAlias = Request | Answer
 

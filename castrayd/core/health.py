@@ -26,6 +26,7 @@ class Check(StrEnum):
     SESSION = "session"
     HEARTBEAT = "heartbeat"
     NODES = "nodes"
+    PLACE = "place"
 
 
 @dataclass(frozen=True, slots=True)

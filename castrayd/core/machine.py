@@ -14,6 +14,9 @@ to perform. No clock, randomness or I/O: time and jitter arrive inside events.
 * **Degraded.** `Health` turns check reports into reasons. Attachment reasons start the grace.
   When they clear in time the cluster is asked for its id again before the state is connected:
   a GCS that was restarted without its memory looks healthy and ends the session a moment later.
+* **Preference.** An attachment knows how many candidates were preferred to it. While there are
+  any the shell looks for their return, and the hold before a move to another cluster doubles with
+  each move, so that a cluster that comes and goes is not followed for ever.
 """
 
 from collections.abc import Mapping
@@ -73,7 +76,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[e.Event]], Row]] = MappingProxyType
         (_D, e.StopRequested): Row(do.stop, (_D,)),
         (_D, e.SessionEnded): Row(do.ended, (_D, _S)),
         (_D, e.RetryDue): Row(do.retry, (_S,)),
-        (_D, e.ClusterReturned): Row(do.returned, (_S,)),
+        (_D, e.CueSeen): Row(do.cue_idle, (_S,)),
         (_S, e.ReconnectRequested): Row(do.reconnect_trying, (_S,)),
         (_S, e.PauseRequested): Row(do.pause, (_D,)),
         (_S, e.ResumeRequested): Row(do.stay, (_S,)),
@@ -89,14 +92,16 @@ TRANSITIONS: Final[Mapping[tuple[State, type[e.Event]], Row]] = MappingProxyType
         (_C, e.StopRequested): Row(do.stop, (_D,)),
         (_C, e.SessionExited): Row(do.lost, (_D,)),
         (_C, e.CheckReported): Row(do.checked, (_C, _G)),
+        (_C, e.CueSeen): Row(do.cue_attached, (_D,)),
         (_C, e.SettleElapsed): Row(do.settled, (_C, _G)),
         (_G, e.ReconnectRequested): Row(do.reconnect_attached, (_D,)),
         (_G, e.PauseRequested): Row(do.pause, (_D,)),
         (_G, e.ResumeRequested): Row(do.stay, (_G,)),
-        (_G, e.ConfigReloaded): Row(do.reload_attached, (_D, _G)),
+        (_G, e.ConfigReloaded): Row(do.reload_attached, (_D, _G, _C)),
         (_G, e.StopRequested): Row(do.stop, (_D,)),
         (_G, e.SessionExited): Row(do.lost, (_D,)),
         (_G, e.CheckReported): Row(do.checked, (_C, _G)),
+        (_G, e.CueSeen): Row(do.cue_attached, (_D,)),
         (_G, e.SettleElapsed): Row(do.settled, (_G,)),
         (_G, e.IdentityVerified): Row(do.verified, (_C, _G)),
         (_G, e.GraceElapsed): Row(do.given_up, (_D,)),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ("BackoffPolicy", "Checks", "Deadlines", "Policy")
+__all__ = ("BackoffPolicy", "Checks", "Deadlines", "FailbackPolicy", "Policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,24 @@ class Checks:
 
 
 @dataclass(frozen=True, slots=True)
+class FailbackPolicy:
+    """When an attachment moves to a preferred candidate of another cluster, in seconds."""
+
+    good_s: float = 60.0
+    """It must have been good for so long; doubled by each move that did not last."""
+    max_s: float = 3600.0
+    """The longest hold; attached to the preferred one for so long, the hold starts anew."""
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What `step` needs to decide."""
 
     backoff: BackoffPolicy = field(default_factory=BackoffPolicy)
     checks: Checks = field(default_factory=Checks)
+    failback: FailbackPolicy = field(default_factory=FailbackPolicy)
+    fallback_after_s: float | None = None
+    """After so long out of reach a local cluster is started; None: never."""
     min_nodes: int = 1
     settle_s: float = 10.0
     """After an attach, service reasons count only after this long (`casting.settle_s`)."""

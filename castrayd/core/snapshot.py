@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from castrayd.core.cluster import Place
 from castrayd.core.commands import AttemptRef, Slot
 from castrayd.core.health import Health
 from castrayd.core.states import Desired, State
@@ -39,6 +40,14 @@ class Snapshot:
     attached_s: float | None = None
     """When this session was attached; None without one."""
     settled: bool = False
+    place: Place | None = None
+    """Where the attachment stands among the candidates; None without one."""
+    home: str | None = None
+    """The cluster that was attached last as the preferred one, by its id."""
+    failbacks: int = 0
+    """Moves to a preferred candidate that did not last; each doubles the hold of the next."""
+    unreachable_s: float | None = None
+    """Since when every candidate has been out of reach; None while one is not."""
     health: Health = field(default_factory=Health)
     reasons: tuple[Fault, ...] = ()
     """Why the state is degraded, the root cause first."""

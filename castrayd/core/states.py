@@ -37,7 +37,10 @@ class Trigger(StrEnum):
     MANUAL = "manual"
     CONFIG_RELOAD = "config_reload"
     RESUME = "resume"
+    CREDENTIALS_CHANGED = "credentials_changed"
+    DISCOVERY = "discovery"
     SESSION_LOST = "session_lost"
+    FAILBACK = "failback"
     CLUSTER_RETURNED = "cluster_returned"
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,8 @@ class Attachment:
         self._push = push
         self._ray: Any = None
         self._map: NodeMap | None = None
+        self._client = False
+        """Whether by Ray Client: the driver is then a process of the head, and this its remote."""
 
     def load(self) -> dict[str, Any]:
         """Import ray, with its self-starting switched off before."""
@@ -55,16 +58,19 @@ class Attachment:
         address, mode = request["address"], request["mode"]
         if mode != "local" and (address is None or address in _SELF_STARTERS):
             raise Refusal("address_invalid", f"{address!r} could start a cluster: refused")
+        if mode == "client":
+            _let_clients_end()
         try:
             context = self._ray.init(**_arguments(request))
         except BaseException as error:
             raise _translated(error) from error
+        self._client = mode == "client"
         facts = self._facts(context)
         self._map = NodeMap(self._ray, self._push)
         return facts
 
     def _facts(self, context: Any) -> dict[str, Any]:
-        info = context.address_info
+        info = getattr(context, "address_info", {})  # a client's context has none
         return {
             "cluster_id": _cluster_id(),
             "node_id": info.get("node_id"),
@@ -83,7 +89,25 @@ class Attachment:
 
     def heartbeat(self) -> None:
         """Make one round trip to the GCS through Ray, and push what of the nodes has changed."""
-        self._joined().refresh()
+        try:
+            if self._client:
+                self._ask_own_server()
+            self._joined().refresh()
+        except ConnectionError as error:
+            if self._client:  # it never comes back; Ray would even start a cluster in its stead
+                _end(f"Ray Client has lost its server: {error}")
+            raise
+
+    def _ask_own_server(self) -> None:
+        """Ask over the channel that is this client; other calls wait half a minute for a new one.
+
+        Raises ConnectionError when it is lost. Ray has no public name for it.
+        """
+        try:
+            ask = self._ray.util.client.ray.get_context().client_worker.connection_info
+        except AttributeError:
+            return
+        ask()
 
     def _joined(self) -> NodeMap:
         if self._map is None:
@@ -94,6 +118,25 @@ class Attachment:
         """End a local cluster cleanly."""
         self._map = None
         self._ray.shutdown()
+
+
+def _let_clients_end() -> None:
+    """Keep a client that failed from waiting for its own log thread: 40 s, and the reason is lost.
+
+    Nothing of it is needed any more, for this process ends with its client.
+    """
+    try:
+        from ray.util.client.logsclient import LogstreamClient  # noqa: PLC0415
+    except ImportError:  # no public name: where it moved, the failure is told late, as a timeout
+        return
+    LogstreamClient.close = lambda _self: None
+
+
+def _end(message: str) -> None:
+    """End the process; the daemon keeps its last words."""
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
@@ -156,7 +199,7 @@ _CLASSES: tuple[tuple[str, str], ...] = (
 def _translated(error: BaseException) -> Refusal:
     text = _chain(error)
     kind = next((kind for words, kind in _CLASSES if re.search(words, text)), "init_failed")
-    return Refusal(kind, _first_lines(text), type(error).__name__)
+    return Refusal(kind, _in_short(text), type(error).__name__)
 
 
 CAUSES = 5
@@ -172,5 +215,9 @@ def _chain(error: BaseException | None) -> str:
     return " <- ".join(parts)
 
 
-def _first_lines(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())[:1000]
+def _in_short(text: str) -> str:
+    """Put it on one line; of a traceback that a server sent along only what was raised counts."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        lines = [lines[0], lines[-1]]
+    return " ".join(lines)[:1000]

@@ -15,8 +15,11 @@ import anyio
 
 from castrayd.core.health import Check, CheckReport
 from castrayd.core.policy import Checks
+from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.bell import Bell
+from castrayd.probe.credentials import Credentials
+from castrayd.probe.ladder import peer_of
 from castrayd.probe.peer import Peer
 from castrayd.probe.raylet_check import ASK_AGAIN_S, RayletCheck
 from castrayd.probe.resolve import Endpoint
@@ -39,11 +42,13 @@ class Subjects:
     raylet: Endpoint | None
     """The NodeManager of the raylet that the driver uses; None where it is not known."""
     cluster_id: str | None
-    token: str | None
+    credentials: Credentials
     ping: Ask
     heartbeat: Ask
     node_id: str | None = None
     """Hex id of the raylet's node: with it, the end of its process is seen too."""
+    mode: Mode = Mode.DRIVER
+    """By Ray Client there is neither a stream to hold nor a raylet or an id to ask for."""
 
 
 class AttachedChecks:
@@ -52,8 +57,9 @@ class AttachedChecks:
     def __init__(self, subjects: Subjects, checks: Checks) -> None:
         self._subjects = subjects
         self._checks = checks
-        self._gcs = Peer(subjects.gcs)
-        self._raylet = Peer(subjects.raylet) if subjects.raylet else None
+        self._gcs = peer_of(subjects.mode, subjects.gcs, subjects.credentials)
+        raylet = subjects.raylet
+        self._raylet = Peer(raylet, subjects.credentials) if raylet else None
         self._gcs_good = True
         self._gcs_bell, self._dependants_bell = Bell(), Bell()
         self._rounds = 0
@@ -80,7 +86,7 @@ class AttachedChecks:
 
         Raises `AttachError` where it does not answer: silence is not the same cluster.
         """
-        return await self._gcs.cluster_id(self._subjects.token, self._checks.timeout_s)
+        return await self._gcs.cluster_id(self._subjects.credentials.token, self._checks.timeout_s)
 
     # --- the control plane ---
 
@@ -116,7 +122,7 @@ class AttachedChecks:
         if fault.type is ErrorType.HEALTH_TIMEOUT:
             self._gcs_bad(ErrorType.CONTROL_PLANE_TIMEOUT, fault.message, certain=False)
             return
-        kind = ErrorType.NOT_RAY if fault.type is ErrorType.NOT_RAY else _LOST
+        kind = fault.type if fault.type in _KEPT else ErrorType.CONTROL_PLANE_LOST
         self._gcs_bad(kind, fault.message)
         await anyio.sleep(ASK_AGAIN_S)
 
@@ -187,4 +193,5 @@ class AttachedChecks:
         self._report(CheckReport(check, fault, certain))
 
 
-_LOST: Final = ErrorType.CONTROL_PLANE_LOST
+_KEPT: Final = frozenset({ErrorType.NOT_RAY, ErrorType.AUTH_REJECTED})
+"""Faults of the health check that mean the same when they come later."""

@@ -1,19 +1,69 @@
-"""The phase `discover`: clusters that this host is part of already.
+"""The phase `discover`: clusters that nobody has named by an address.
 
-Called by an attempt that nothing is configured for. What is found here is sent the Ray token, so
-only processes of root or of our own user are believed, and only those whose program is a raylet.
+Called by an attempt after what is configured, and while it waits for the next. What is found
+here is sent the Ray token, so only what root or our own user owns is believed: a process whose
+program is a raylet, Ray's own note of the last cluster, a file of addresses, a name's records.
+Nothing of it is taken for true: each is probed as a configured address would be.
 """
 
 import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
 
-from castrayd.core.candidates import Candidate, candidate
+import anyio
+import anyio.to_thread
+
+from castrayd.core.candidates import Address, Candidate, candidate, parse_address
+from castrayd.core.states import Mode
+from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.local_node import Raylet, scan
+from castrayd.probe.resolve import resolve
+from castrayd.probe.trust import DistrustedError, is_trusted, read_trusted
 
-__all__ = ("discover",)
+__all__ = ("CURRENT_CLUSTER", "KINDS", "Discovery", "discover")
+
+KINDS: Final = ("raylet", "ray_current_cluster", "file", "dns")
+"""What can be looked at, in the order in which the findings are tried."""
+
+CURRENT_CLUSTER: Final = "discovery:ray_current_cluster"
+_RESOLVER_SHARE: Final = 0.9
+"""Of the phase: a resolver that hangs is told by its own fault, before the phase ends."""
 
 
-async def discover() -> tuple[Candidate, ...]:
-    """Return the clusters of the raylets on this host, each once."""
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """Where to look."""
+
+    kinds: tuple[str, ...] = KINDS
+    temp_dir: str = "/tmp/ray"  # noqa: S108  Ray's own
+    """Ray's folder on this host; holds its note of the cluster that was started here last."""
+    addresses_file: str | None = None
+    dns_name: str | None = None
+    """`name:port`, each address of the name a candidate of its own."""
+
+
+async def discover(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:
+    """Return what is found within the time, each place once; a kind that hangs is left out."""
+    found: dict[str, tuple[Candidate, ...]] = {}
+
+    async def look(kind: str) -> None:
+        found[kind] = await _FINDERS[kind](where, timeout_s)
+
+    with anyio.move_on_after(timeout_s):
+        async with anyio.create_task_group() as tasks:
+            for kind in where.kinds:
+                tasks.start_soon(look, kind, name=f"discover-{kind}")
+    every = [one for kind in KINDS for one in found.get(kind, ())]
+    unique: dict[Address | str, Candidate] = {}
+    for one in every:
+        unique.setdefault(one.address or one.text, one)
+    return tuple(unique.values())
+
+
+async def _raylets(_where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
+    """The clusters that this host is part of."""
     addresses = dict.fromkeys(
         raylet.gcs_address for raylet in await scan() if raylet.gcs_address and _believed(raylet)
     )
@@ -26,10 +76,65 @@ def _believed(raylet: Raylet, proc: str = "/proc") -> bool:
     The program is the kernel's word, and readable for our own processes and for root. A raylet
     of root is hence not discovered by anybody else, who could not use its socket either.
     """
-    if raylet.uid not in {0, os.geteuid()}:
+    if not is_trusted(raylet.uid):
         return False
     try:
         program = os.readlink(f"{proc}/{raylet.pid}/exe")  # noqa: PTH115  a Path adds nothing
     except OSError:
         return False
     return program.removesuffix(" (deleted)").rpartition("/")[2] == "raylet"
+
+
+async def _current_cluster(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
+    """Ray's note of the cluster started here last. Anybody may write to its folder."""
+    try:
+        text = await _read(f"{where.temp_dir}/ray_current_cluster", follow=False)
+    except DistrustedError:
+        return ()
+    return (candidate(text.strip(), CURRENT_CLUSTER),) if text and text.strip() else ()
+
+
+async def _file(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
+    """One address a line; a `#` begins a comment. A missing file may come yet."""
+    path, source = where.addresses_file, "discovery:file"
+    if path is None:
+        return ()
+    try:
+        text = await _read(path, follow=True)
+    except DistrustedError as error:
+        fault = Fault.of(ErrorType.CONFIG_INVALID, Phase.DISCOVER, f"not believed: {error}")
+        return (Candidate(path, source, None, fault),)
+    lines = (line.partition("#")[0].strip() for line in (text or "").splitlines())
+    return tuple(candidate(line, source) for line in lines if line)
+
+
+async def _dns(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:
+    """Each address that the name has now."""
+    name, source = where.dns_name, "discovery:dns"
+    if name is None:
+        return ()
+    try:
+        address = parse_address(name)
+        endpoints = await resolve(address, timeout_s=timeout_s * _RESOLVER_SHARE)
+    except AttachError as error:
+        return (Candidate(name, source, None, error.fault),)
+    scheme = "ray://" if address.mode is Mode.CLIENT else ""
+    return tuple(candidate(f"{scheme}{endpoint.target}", source) for endpoint in endpoints)
+
+
+async def _read(path: str, *, follow: bool) -> str | None:
+    return await anyio.to_thread.run_sync(
+        lambda: read_trusted(path, follow=follow), abandon_on_cancel=True
+    )
+
+
+_FINDERS: Final = MappingProxyType[
+    str, Callable[[Discovery, float], Awaitable[tuple[Candidate, ...]]]
+](
+    {
+        "raylet": _raylets,
+        "ray_current_cluster": _current_cluster,
+        "file": _file,
+        "dns": _dns,
+    }
+)

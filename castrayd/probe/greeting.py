@@ -16,6 +16,7 @@ from typing import Final
 import anyio
 
 from castrayd.errors import ErrorType
+from castrayd.probe.credentials import Tls
 from castrayd.probe.resolve import Endpoint
 
 __all__ = ("Greeting", "first_words")
@@ -37,14 +38,17 @@ class Greeting:
     text: str
 
 
-async def first_words(endpoint: Endpoint, timeout_s: float) -> Greeting:
+async def first_words(endpoint: Endpoint, tls: Tls | None, timeout_s: float) -> Greeting:
     """Greet the port as an HTTP/2 client does, and classify what it answers.
 
-    A peer that hangs up is greeted once more, in TLS: gRPC's own TLS servers hang up on a plain
-    greeting without the alert that would give them away.
+    With `tls` the greeting is a handshake with those certificates. Without, a peer that hangs up
+    is greeted once more, in TLS: gRPC's own TLS servers hang up on a plain greeting without the
+    alert that would give them away.
     """
     try:
         with anyio.fail_after(timeout_s):
+            if tls is not None:
+                return await _shake_hands(endpoint, tls)
             answer = await _say(endpoint, _PREFACE)
             if not answer and (await _say(endpoint, _client_hello()))[:1] in _TLS_RECORDS:
                 return _TLS
@@ -68,6 +72,26 @@ async def _say(endpoint: Endpoint, words: bytes) -> bytes:
             await loop.sock_sendall(sock, words)
             return await loop.sock_recv(sock, 512)
     return b""
+
+
+async def _shake_hands(endpoint: Endpoint, tls: Tls) -> Greeting:
+    """Do what gRPC did, with a library that says what was wrong."""
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        context.load_cert_chain(tls.certificate, tls.key)
+        context.set_alpn_protocols(["h2"])
+        host = endpoint.name or endpoint.ip
+        stream, writer = await asyncio.open_connection(
+            endpoint.ip, endpoint.port, ssl=context, server_hostname=host
+        )
+        try:
+            writer.write(_PREFACE)
+            return _classify(await stream.read(512))  # a certificate is refused only here
+        finally:
+            writer.transport.abort()
+    except ssl.SSLError as error:
+        said = getattr(error, "verify_message", "") or error.reason or str(error)
+        return Greeting(ErrorType.TLS_FAILURE, f"TLS fails: {said}")
 
 
 def _client_hello() -> bytes:

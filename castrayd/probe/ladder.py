@@ -1,4 +1,8 @@
-"""The ladder of probes that an attempt climbs before it spends a session: each rung timed."""
+"""The ladder of probes that an attempt climbs before it spends a session: each rung timed.
+
+By Ray Client it is shorter: the server tells neither version nor cluster before a client has
+joined, and no raylet is needed here.
+"""
 
 from dataclasses import dataclass
 
@@ -7,12 +11,14 @@ from castrayd.core.phases import PhaseClock
 from castrayd.core.policy import Deadlines
 from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.probe.client_server import ClientServer
+from castrayd.probe.credentials import Credentials
 from castrayd.probe.local_node import LocalNode, find_local_node
 from castrayd.probe.peer import Identity, Peer
 from castrayd.probe.resolve import Endpoint, resolve
 from castrayd.probe.tcp import connect
 
-__all__ = ("Climb", "climb")
+__all__ = ("Climb", "climb", "peer_of")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +27,8 @@ class Climb:
 
     endpoint: Endpoint
     identity: Identity
-    local_node: LocalNode
+    local_node: LocalNode | None
+    """None by Ray Client."""
 
 
 async def climb(
@@ -29,7 +36,7 @@ async def climb(
     *,
     clock: PhaseClock,
     deadlines: Deadlines,
-    token: str | None,
+    credentials: Credentials,
     expect: str | None,
 ) -> Climb:
     """Walk resolve, tcp, health, identity and local_node, each under its deadline.
@@ -37,19 +44,18 @@ async def climb(
     `expect` is the Ray version of the session's interpreter, None where it is not known. Raises
     `AttachError` of the rung that broke; leaves no channel open.
     """
-    if address.mode is not Mode.DRIVER:
-        message = f"{address.url}: attaching by Ray Client is not supported"
-        raise AttachError(Fault.of(ErrorType.ADDRESS_INVALID, Phase.DISCOVER, message))
     with clock.phase(Phase.RESOLVE):
         endpoints = await resolve(address, timeout_s=deadlines.resolve_s)
     with clock.phase(Phase.TCP):
         endpoint = await connect(endpoints, timeout_s=deadlines.tcp_s)
-    peer = Peer(endpoint)
+    peer = peer_of(address.mode, endpoint, credentials)
     try:
         with clock.phase(Phase.HEALTH):
             await peer.check(deadlines.health_s)
+        if address.mode is Mode.CLIENT:
+            return Climb(endpoint, Identity(None, None), None)
         with clock.phase(Phase.IDENTITY):
-            identity = await peer.identity(token, deadlines.identity_s)
+            identity = await peer.identity(credentials.token, deadlines.identity_s)
             _same_version(identity, expect)
     finally:
         await peer.close()
@@ -58,6 +64,12 @@ async def climb(
             identity.cluster_id, endpoint.target, timeout_s=deadlines.local_node_s
         )
     return Climb(endpoint, identity, node)
+
+
+def peer_of(mode: Mode, endpoint: Endpoint, credentials: Credentials) -> Peer:
+    """Return what answers there: a GCS, or a Ray Client server."""
+    kind = ClientServer if mode is Mode.CLIENT else Peer
+    return kind(endpoint, credentials)
 
 
 def _same_version(identity: Identity, expect: str | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Final
 import anyio
 
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.probe.credentials import Credentials
 from castrayd.probe.greeting import first_words
 from castrayd.probe.grpc_library import grpc_aio, load_grpc
 from castrayd.probe.protobuf import bytes_field, varint_field
@@ -43,6 +44,7 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", 65536),
 )
 
+NOTHING: Final = Credentials()
 _LISTEN_S: Final = 0.5
 _CLOSE_S: Final = 1.0
 _VERSION: Final = re.compile(rb"[0-9A-Za-z.+!_-]{1,64}")
@@ -63,8 +65,9 @@ class Identity:
 class Peer:
     """One channel to one endpoint, for all calls. Close it; closed, it stays closed."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, credentials: Credentials = NOTHING) -> None:
         self.endpoint = endpoint
+        self.credentials = credentials
         self._channel: Any = None
         self._closed = False
 
@@ -75,8 +78,19 @@ class Peer:
             message = f"{self.endpoint.target}: this probe has ended"
             raise AttachError(Fault.of(ErrorType.TCP_RESET, Phase.HEALTH, message))
         if self._channel is None:  # looked at after the wait: of two first calls one makes it
-            self._channel = grpc_aio().aio.insecure_channel(self.endpoint.target, options=_OPTIONS)
+            self._channel = self._connect()
         return self._channel
+
+    def _connect(self) -> Any:  # noqa: ANN401  grpc is untyped
+        grpc, target, tls = grpc_aio(), self.endpoint.target, self.credentials.tls
+        if tls is None:
+            return grpc.aio.insecure_channel(target, options=_OPTIONS)
+        ca, key, certificate = tls.read()
+        secret = grpc.ssl_channel_credentials(ca, key, certificate)
+        # a name was resolved by us, and it is the name that the certificate speaks of
+        named = (("grpc.ssl_target_name_override", self.endpoint.name),)
+        options = _OPTIONS + named if self.endpoint.name else _OPTIONS
+        return grpc.aio.secure_channel(target, secret, options=options)
 
     async def close(self) -> None:
         """Close the channel; pending calls end. Idempotent, safe under cancellation."""
@@ -91,15 +105,27 @@ class Peer:
 
         It is one of `health_timeout`, `not_ray`, `gcs_not_serving`, `tls_failure`, `tcp_reset`.
         """
-        channel = await self._open()
-        deadline_s = anyio.current_time() + timeout_s
-        try:
-            answer = await self._result(channel.unary_unary(_CHECK)(b"", timeout=timeout_s))
-        except grpc_aio().aio.AioRpcError as error:
-            raise AttachError(await self._health_fault(error, deadline_s)) from error
+        answer = await self.call(_CHECK, b"", None, timeout_s)
         if varint_field(answer, 1) != _SERVING:
             message = f"{self.endpoint.target} answers that it is not serving"
             raise AttachError(Fault.of(ErrorType.GCS_NOT_SERVING, Phase.HEALTH, message))
+
+    async def call(self, method: str, request: bytes, token: str | None, timeout_s: float) -> bytes:
+        """Make one call; returns the answer's bytes. Raises `AttachError`, with gRPC's code."""
+        channel, metadata = await self._open(), self._metadata(token)
+        deadline_s = anyio.current_time() + timeout_s
+        call = channel.unary_unary(method)(request, timeout=timeout_s, metadata=metadata)
+        try:
+            return await self._result(call)
+        except grpc_aio().aio.AioRpcError as error:
+            if error.code().name == "UNAUTHENTICATED":
+                raise AttachError(self._auth_fault(token, _details(error))) from error
+            raise AttachError(await self._health_fault(error, deadline_s)) from error
+
+    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...] | None:
+        if token is not None and not _TOKEN.fullmatch(token):
+            raise AttachError(self._auth_fault(token, "the token holds what no header can carry"))
+        return (("authorization", f"Bearer {token}"),) if token else None
 
     async def _health_fault(self, error: Any, deadline_s: float) -> Fault:  # noqa: ANN401
         """Classify by status; where gRPC only says `unavailable`, listen to the port itself."""
@@ -107,7 +133,7 @@ class Peer:
         kind, said = _HEALTH_CODES.get(code, ErrorType.NOT_RAY), f"{code}: {_details(error)}"
         left_s = deadline_s - anyio.current_time()
         if code == "UNAVAILABLE" and left_s > 0:
-            words = await first_words(self.endpoint, min(left_s, _LISTEN_S))
+            words = await first_words(self.endpoint, self.credentials.tls, min(left_s, _LISTEN_S))
             kind, said = words.kind, words.text
         elif kind is ErrorType.HEALTH_TIMEOUT:
             said = "does not answer in time"
@@ -134,10 +160,7 @@ class Peer:
         self, methods: tuple[str, ...], token: str | None, timeout_s: float, *, patient: bool = True
     ) -> list[bytes]:
         """Make calls of Ray's own protocol side by side; an unknown answer is empty."""
-        if token is not None and not _TOKEN.fullmatch(token):
-            raise AttachError(self._auth_fault(token, "the token holds what no header can carry"))
-        channel = await self._open()
-        metadata = (("authorization", f"Bearer {token}"),) if token else None
+        channel, metadata = await self._open(), self._metadata(token)
         deadline_s = anyio.current_time() + timeout_s
         calls = [channel.unary_unary(m)(b"", timeout=timeout_s, metadata=metadata) for m in methods]
         try:

@@ -34,6 +34,8 @@ class Endpoint:
     port: int
     family: int
     """AF_INET or AF_INET6."""
+    name: str = ""
+    """What it was resolved from; empty for a literal address."""
 
     @property
     def target(self) -> str:
@@ -123,7 +125,7 @@ def _getaddrinfo(address: Address) -> tuple[Endpoint, ...]:
             Fault.of(ErrorType.DNS_FAILURE, Phase.RESOLVE, message, code=code)
         ) from error
     unique = dict.fromkeys(
-        Endpoint(str(addr[0]), address.port, family) for family, *_, addr in found
+        Endpoint(str(addr[0]), address.port, family, address.host) for family, *_, addr in found
     )
     return tuple(unique)
 

@@ -12,7 +12,10 @@ import anyio
 
 from castrayd.core.candidates import Address
 from castrayd.core.policy import Deadlines
-from castrayd.errors import AttachError
+from castrayd.core.states import Mode
+from castrayd.errors import AttachError, ErrorType
+from castrayd.probe.credentials import Credentials, Tls
+from castrayd.probe.ladder import peer_of
 from castrayd.probe.local_node import Raylet, scan, usable
 from castrayd.probe.peer import Peer
 from castrayd.probe.resolve import Endpoint, resolve
@@ -31,6 +34,7 @@ async def wait_returned(  # noqa: PLR0913  what to probe, how, and how often
     *,
     known_nodes: int,
     deadlines: Deadlines,
+    tls: Tls | None,
     rng: random.Random,
     interval_s: float = 1.0,
     max_interval_s: float = 5.0,
@@ -42,7 +46,7 @@ async def wait_returned(  # noqa: PLR0913  what to probe, how, and how often
     began_s = anyio.current_time()
     failing = False
     while True:
-        good = await _looks_good(address, deadlines)
+        good = await _looks_good(address, tls, deadlines)
         if good and failing:
             break
         failing = failing or not good
@@ -52,20 +56,22 @@ async def wait_returned(  # noqa: PLR0913  what to probe, how, and how often
     await anyio.sleep(rng.uniform(0.0, known_nodes / SPREAD_NODES_PER_S))
 
 
-async def _looks_good(address: Address, deadlines: Deadlines) -> bool:
+async def _looks_good(address: Address, tls: Tls | None, deadlines: Deadlines) -> bool:
     """Whether an attempt would come as far as the identity, and find a raylet here."""
     try:
         endpoints = await resolve(address, timeout_s=deadlines.resolve_s)
         endpoint = await connect(endpoints, timeout_s=deadlines.tcp_s)
-        peer = Peer(endpoint)
+        peer = peer_of(address.mode, endpoint, Credentials(tls=tls))
         try:
             await peer.check(deadlines.health_s)
+            if address.mode is Mode.CLIENT:
+                return True
             cluster_id = await _told(peer, deadlines)
         finally:
             await peer.close()
         return _has_local_node(await scan(), address, endpoint, cluster_id)
-    except AttachError:
-        return False
+    except AttachError as error:
+        return error.fault.type is ErrorType.AUTH_MISSING  # by Ray Client the ping needs a token
 
 
 async def _told(peer: Peer, deadlines: Deadlines) -> str | None:

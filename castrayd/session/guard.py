@@ -16,8 +16,9 @@ TIDY_S = 5.0
 
 
 def ray_temp_dir(environ: Mapping[str, str]) -> str:
-    """Where Ray puts a local cluster's folder, given the session's environment."""
-    return f"{environ.get('TMPDIR') or '/tmp'}/ray"  # noqa: S108  Ray's own default
+    """Where Ray puts a local cluster's folder, given a process's environment."""
+    parent = environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp"  # noqa: S108  Ray's own
+    return f"{parent}/ray"
 
 
 class Guard:

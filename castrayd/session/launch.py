@@ -67,6 +67,8 @@ def launch_spec(
     kept = {k: v for k, v in environ.items() if not k.startswith(_SCRUBBED)}
     kept |= {name: environ[name] for name in _TLS if name in environ}
     kept |= {"RAY_ENABLE_AUTO_CONNECT": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    # a lost client is never resumed; with Ray's own grace every failure to start takes 30 s more
+    kept["RAY_CLIENT_RECONNECT_GRACE_PERIOD"] = "0"
     if token is not None:
         kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     elif mode is not Mode.LOCAL:  # a local cluster makes a token of its own in the home

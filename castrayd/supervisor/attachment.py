@@ -8,11 +8,12 @@ import anyio
 from castrayd.core.cluster import Node
 from castrayd.core.health import Check, CheckReport
 from castrayd.core.policy import Policy
+from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.attached import AttachedChecks, Subjects
 from castrayd.probe.resolve import Endpoint, endpoint_of
 from castrayd.session.session import NodesPush
-from castrayd.supervisor.attempt import Attached
+from castrayd.supervisor.trial import Attached
 
 __all__ = ("Attachment", "NodeChanges")
 
@@ -57,17 +58,19 @@ class Attachment:
         return fault
 
     def _subjects(self) -> Subjects:
-        facts, token = self.attached.facts, self.attached.token
+        attached = self.attached
+        facts = attached.facts
         local = self.nodes.get(facts.node_id or "")
         raylet = endpoint_of(local.address, local.port) if local and local.port else None
         return Subjects(
             gcs=self._gcs(),
             raylet=raylet,
             cluster_id=facts.cluster_id,
-            token=token.value if token else None,
+            credentials=attached.connection.credentials(attached.token),
             ping=self.session.ping,
             heartbeat=self.session.heartbeat,
             node_id=facts.node_id,
+            mode=attached.address.mode,
         )
 
     def _gcs(self) -> Endpoint:
@@ -83,7 +86,7 @@ class Attachment:
         expected = self.attached.facts.cluster_id
         while True:
             try:
-                seen = await self._checks.ask_identity() if self._checks else expected
+                seen = await self._identity()
             except AttachError:
                 await anyio.sleep(_ASK_AGAIN_S)
                 continue
@@ -91,6 +94,13 @@ class Attachment:
                 return None
             message = f"attached to cluster {expected}, but {seen} answers now"
             return Fault.of(ErrorType.CLUSTER_REPLACED, Phase.ATTACHED, message)
+
+    async def _identity(self) -> str | None:
+        """By Ray Client there is no id: that the old client still works is all there is to know."""
+        if self.attached.address.mode is Mode.CLIENT:
+            await self.session.heartbeat(self._policy.checks.timeout_s)
+            return None
+        return await self._checks.ask_identity() if self._checks else None
 
     def take(self, push: NodesPush) -> NodeChanges | None:
         """Take a push of the node map in; returns what changed, None when nothing did."""

@@ -1,77 +1,43 @@
-"""One attempt to attach: candidates in order, each through its timed phases.
+"""One attempt to attach: candidates in order of preference, each through its timed phases.
 
-Run by `effects`. Everything that an attempt has begun and not handed over is ended when it fails
-or is cancelled. The first candidate that attaches wins.
+Run by `perform`. The candidates come in tiers: what is configured, then what is discovered, then
+`RAY_ADDRESS` where an argument hid it, then a cluster of our own. Those of a tier are probed side
+by side and joined in order: the first that attaches wins. Everything that an attempt has begun
+and not handed over is ended when it fails or is cancelled.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import anyio
 
-from castrayd.core.candidates import LOCAL, Address, Candidate
-from castrayd.core.cluster import ClusterFacts
-from castrayd.core.commands import AttemptRef
+from castrayd.core.candidates import LOCAL, Candidate
+from castrayd.core.commands import RunAttempt
 from castrayd.core.phases import PhaseClock
-from castrayd.core.states import Mode, Outcome
+from castrayd.core.states import Outcome
 from castrayd.errors import AttachError, ErrorType, Fault, Phase, Retry
-from castrayd.probe.discovery import discover
-from castrayd.probe.ladder import Climb, climb
-from castrayd.session.session import NodesPush, Session
-from castrayd.supervisor.connection import Connection, Token
-from castrayd.supervisor.documents import AttemptDocument, CandidateDocument
+from castrayd.probe.discovery import CURRENT_CLUSTER, discover
+from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.documents import AttemptDocument
+from castrayd.supervisor.trial import Attached, Sessions, Trial, deadline
 from castrayd.telemetry.clock import Clock
 
-__all__ = ("Attached", "Attempt", "Sessions")
+__all__ = ("Attempt",)
 
-
-class Sessions(Protocol):
-    """Where an attempt gets its session from: the standby, or a new one."""
-
-    async def obtain(self, connection: Connection, token: Token | None, mode: Mode) -> Session:
-        """Return a session with ray imported; cancelled, it leaves nothing behind."""
-
-    async def ray_version(self, connection: Connection) -> str | None:
-        """Return the Ray version of the session's interpreter; None where it cannot be told."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attached:
-    """What a successful attempt hands over."""
-
-    candidate: Candidate
-    address: Address
-    session: Session
-    facts: ClusterFacts
-    nodes: NodesPush
-    climb: Climb | None
-    """What the probes saw; None in local mode, where there was nothing to probe."""
-    token: Token | None
-    connection: Connection
-
-
-class _Trial:
-    """One candidate under way."""
-
-    def __init__(self, candidate: Candidate, clock: Clock) -> None:
-        self.candidate = candidate
-        self.clock = PhaseClock(clock.monotonic)
-        self.fault: Fault | None = None
-
-    def document(self) -> CandidateDocument:
-        phases = {phase.value: seconds for phase, seconds in self.clock.durations.items()}
-        return CandidateDocument(self.candidate.text, self.candidate.source, phases, self.fault)
+PROBES_AT_ONCE = 8
+"""More candidates than this wait for their turn to be probed."""
 
 
 class Attempt:
     """One numbered try. `document` may be asked at any time; `run` is called once."""
 
     def __init__(
-        self, ref: AttemptRef, connection: Connection, sessions: Sessions, clock: Clock
+        self, order: RunAttempt, connection: Connection, sessions: Sessions, clock: Clock
     ) -> None:
-        self.ref = ref
+        self.ref = order.attempt
+        self.trials: list[Trial] = []
+        """Every candidate that was tried, in order of preference."""
+        self._unreachable_s = order.unreachable_s
         self._connection = connection
         self._sessions = sessions
         self._clock = clock
@@ -79,31 +45,33 @@ class Attempt:
         self._started_s = clock.monotonic()
         self._duration_s: float | None = None
         self._outcome: Outcome | None = None
-        self._trials: list[_Trial] = []
-        self._decided: _Trial | None = None
+        self._decided: Trial | None = None
         self._discovery = PhaseClock(clock.monotonic)
         self._fault: Fault | None = None
 
     @property
     def last(self) -> Candidate | None:
-        """The candidate that decided, or the one under way."""
-        trial = self._decided or (self._trials[-1] if self._trials else None)
+        """The candidate that decided, or the last one begun."""
+        trial = self._decided or (self.trials[-1] if self.trials else None)
         return trial.candidate if trial else None
+
+    @property
+    def rank(self) -> int:
+        """How many candidates were preferred to the one that decided."""
+        return self.trials.index(self._decided) if self._decided in self.trials else 0
+
+    def faults(self) -> tuple[Fault, ...]:
+        """Those of the candidates that did not decide."""
+        others = (trial.fault for trial in self.trials if trial is not self._decided)
+        return tuple(fault for fault in others if fault is not None)
 
     async def run(self) -> Attached:
         """Try the candidates in order. Raises `AttachError`; leaves nothing when it does."""
         limit_s = self._connection.deadlines.attempt_s
-        with self._measured(), _deadline(limit_s, self._overrun):
-            candidates = await self._candidates()
-            for candidate in candidates:
-                trial = _Trial(candidate, self._clock)
-                self._trials.append(trial)
-                try:
-                    attached = await self._try(trial)
-                except AttachError as error:
-                    trial.fault = error.fault
-                else:
-                    self._decided = trial
+        with self._measured(), deadline(limit_s, self._overrun):
+            for tier in (self._configured, self._discovered, self._environment, self._own):
+                attached = await self._try(await tier())
+                if attached is not None:
                     return attached
             raise AttachError(self._decide())
         raise AssertionError  # pragma: no cover  (a deadline always raises)
@@ -121,97 +89,96 @@ class Attempt:
             self._outcome = outcome
             self._duration_s = self._clock.monotonic() - self._started_s
 
+    # --- the tiers ---
+
+    async def _configured(self) -> tuple[Candidate, ...]:
+        return self._connection.candidates(self.ref.address)
+
+    async def _discovered(self) -> tuple[Candidate, ...]:
+        if self.ref.address is not None or not self._connection.discovery.kinds:
+            return ()
+        connection = self._connection
+        with self._discovery.phase(Phase.DISCOVER):
+            return await discover(connection.discovery, connection.deadlines.discover_s)
+
+    async def _environment(self) -> tuple[Candidate, ...]:
+        return self._connection.last_resort() if self.ref.address is None else ()
+
+    async def _own(self) -> tuple[Candidate, ...]:
+        """Start a cluster only where nothing is wanted, or what is wanted stays out of reach."""
+        if self.ref.address is not None or not self._connection.allow_local_start:
+            return ()
+        allowed = self._is_overdue() if any(map(_is_wanted, self.trials)) else True
+        return (Candidate(LOCAL.url, "local", LOCAL),) if allowed else ()
+
+    def _is_overdue(self) -> bool:
+        after_s = self._connection.policy.fallback_after_s
+        if after_s is None or self._unreachable_s is None:
+            return False
+        overdue = self._clock.monotonic() - self._unreachable_s >= after_s
+        return overdue and all(trial.fault and trial.fault.out_of_reach for trial in self.trials)
+
+    # --- trying them ---
+
+    async def _try(self, candidates: Iterable[Candidate]) -> Attached | None:
+        """Probe all at once, join in order; what is still being probed then is called off."""
+        trials = [self._trial(one) for one in candidates if not self._was_tried(one)]
+        self.trials += trials
+        attached: Attached | None = None
+        limit = anyio.Semaphore(PROBES_AT_ONCE)
+        try:
+            async with anyio.create_task_group() as tasks:
+                for trial in trials:
+                    tasks.start_soon(_probe, trial, limit)
+                for trial in trials:
+                    await trial.probed.wait()
+                    attached = await trial.join() if trial.fault is None else None
+                    if attached is not None:
+                        self._decided = trial
+                        break
+                tasks.cancel_scope.cancel()
+        except BaseException:  # called off while the other probes ended
+            if attached is not None:
+                await attached.session.close()
+            raise
+        return attached
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        return Trial(candidate, self._connection, self._sessions, self._clock)
+
+    def _was_tried(self, candidate: Candidate) -> bool:
+        """A place that two sources name is tried once, as the preferred one."""
+        return candidate.address is not None and any(
+            trial.candidate.address == candidate.address for trial in self.trials
+        )
+
+    # --- what came of it ---
+
     def _overrun(self) -> Fault:
         """Name the attempt's own deadline by the phase that it cut short."""
-        clock = self._trials[-1].clock if self._trials else self._discovery
+        cut = next((trial for trial in self.trials if trial.fault is None), None)
+        clock = cut.clock if cut else self._discovery
         phase = next(reversed(clock.durations), Phase.DISCOVER)
         seconds = self._connection.deadlines.attempt_s
         message = f"the attempt as a whole took longer than {seconds} s"
         fault = Fault.of(_OVERRUN.get(phase, ErrorType.INIT_TIMEOUT), phase, message)
-        if self._trials:
-            self._decided = self._trials[-1]
-            self._decided.fault = fault
+        if cut is not None:
+            self._decided, cut.fault = cut, fault
         return fault
 
     def _decide(self) -> Fault:
         """The first candidate that time may mend decides; else the first of all."""
-        failed = [trial for trial in self._trials if trial.fault is not None]
-        transient = [t for t in failed if t.fault and t.fault.retry is Retry.TRANSIENT]
-        self._decided = (transient or failed)[0]
-        fault = self._decided.fault
-        assert fault is not None  # noqa: S101  both lists hold only trials with one
+        failed = [(trial, trial.fault) for trial in self.trials if trial.fault is not None]
+        if not failed:
+            message = "no address is configured, and none was found"
+            return Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, message)
+        transient = [one for one in failed if one[1].retry is Retry.TRANSIENT]
+        self._decided, fault = (transient or failed)[0]
         return fault
-
-    async def _candidates(self) -> tuple[Candidate, ...]:
-        found = self._connection.candidates(self.ref.address)
-        if found:
-            return found
-        with self._discovery.phase(Phase.DISCOVER):
-            found = await discover()
-        if found:
-            return found
-        if self._connection.allow_local_start:
-            return (Candidate("local", "local", LOCAL),)
-        message = "no address is configured, and no raylet runs on this host"
-        raise AttachError(Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, message))
-
-    async def _try(self, trial: _Trial) -> Attached:
-        candidate = trial.candidate
-        if candidate.address is None:
-            raise AttachError(candidate.fault or _unusable(candidate))
-        token = self._connection.token()
-        seen = await self._probe(trial, candidate.address, token)
-        async with self._session(trial, candidate.address.mode, token) as session:
-            facts, nodes = await self._join(trial, candidate.address, session, seen)
-        return Attached(
-            candidate, candidate.address, session, facts, nodes, seen, token, self._connection
-        )
-
-    async def _probe(self, trial: _Trial, address: Address, token: Token | None) -> Climb | None:
-        if address.mode is Mode.LOCAL:
-            return None
-        return await climb(
-            address,
-            clock=trial.clock,
-            deadlines=self._connection.deadlines,
-            token=token.value if token else None,
-            expect=await self._sessions.ray_version(self._connection),
-        )
-
-    @asynccontextmanager
-    async def _session(
-        self, trial: _Trial, mode: Mode, token: Token | None
-    ) -> AsyncIterator[Session]:
-        """Obtain a session and keep it only when the body succeeds."""
-        limit_s = self._connection.deadlines.spawn_s
-        with trial.clock.phase(Phase.SPAWN), _deadline(limit_s, lambda: _late_spawn(limit_s)):
-            session = await self._sessions.obtain(self._connection, token, mode)
-        try:
-            yield session
-        except BaseException:
-            await session.close()
-            raise
-
-    async def _join(
-        self, trial: _Trial, address: Address, session: Session, seen: Climb | None
-    ) -> tuple[ClusterFacts, NodesPush]:
-        limits = self._connection.deadlines
-        local = address.mode is Mode.LOCAL
-        with trial.clock.phase(Phase.INIT):
-            facts = await session.attach(
-                address,
-                namespace=self._connection.namespace,
-                env_vars=self._connection.env_vars,
-                working_dir=self._connection.local_working_dir if local else None,
-                timeout_s=limits.init_s,
-            )
-            _same_cluster(seen, facts)
-        with trial.clock.phase(Phase.NODES):
-            return facts, await session.nodes(limits.nodes_s)
 
     def document(self) -> AttemptDocument:
         """Return the attempt as it stands."""
-        shown = self._decided or (self._trials[-1] if self._trials else None)
+        shown = self._decided or (self.trials[-1] if self.trials else None)
         phases = {phase.value: seconds for phase, seconds in self._discovery.durations.items()}
         if shown is not None:
             phases |= shown.document().phases
@@ -227,35 +194,23 @@ class Attempt:
             duration_s,
             phases,
             self._fault,
-            tuple(trial.document() for trial in self._trials),
+            tuple(trial.document() for trial in self.trials),
         )
 
 
-@contextmanager
-def _deadline(seconds: float, fault: Callable[[], Fault]) -> Iterator[None]:
-    """Bound the body; when it runs out of time, raise the fault that says so."""
-    with anyio.move_on_after(seconds) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise AttachError(fault())
+async def _probe(trial: Trial, limit: anyio.Semaphore) -> None:
+    async with limit:
+        await trial.probe()
 
 
-def _late_spawn(limit_s: float) -> Fault:
-    message = f"the session did not greet within {limit_s} s"
-    return Fault.of(ErrorType.SESSION_SPAWN_FAILED, Phase.SPAWN, message)
+def _is_wanted(trial: Trial) -> bool:
+    """Whether it stands in the way of a cluster of our own.
 
-
-def _unusable(candidate: Candidate) -> Fault:
-    return Fault.of(ErrorType.ADDRESS_INVALID, Phase.DISCOVER, f"{candidate.text!r}")
-
-
-def _same_cluster(seen: Climb | None, facts: ClusterFacts) -> None:
-    """Refuse a session that joined another cluster than the one that was probed."""
-    expected = seen.identity.cluster_id if seen and seen.identity else None
-    if expected is None or facts.cluster_id is None or expected == facts.cluster_id:
-        return
-    message = f"probed cluster {expected}, but the session joined {facts.cluster_id}"
-    raise AttachError(Fault.of(ErrorType.CLUSTER_REPLACED, Phase.INIT, message))
+    Ray's own note of the last cluster outlives a crash: one that leads nowhere is no wish.
+    """
+    fault = trial.fault
+    stale = trial.candidate.source == CURRENT_CLUSTER and fault is not None and fault.out_of_reach
+    return not stale
 
 
 _OVERRUN = {

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from castrayd.core.candidates import Candidate, candidate, configured
+from castrayd.core.candidates import AUTO, Address, Candidate, candidate, configured
 from castrayd.core.policy import Deadlines, Policy
+from castrayd.probe.credentials import Credentials, tls_of
+from castrayd.probe.discovery import Discovery, discover
 
 __all__ = ("Connection", "Token", "find_token")
 
@@ -30,7 +32,9 @@ class Connection:
     env_address: str | None = None
     config_addresses: tuple[str, ...] = ()
     namespace: str = "castray"
+    discovery: Discovery = field(default_factory=Discovery)
     allow_local_start: bool = False
+    """Where nothing is configured or found, or where `policy.fallback_after_s` says so."""
     local_working_dir: str | None = None
     env_vars: Mapping[str, str] = field(default_factory=dict)
     python: str | None = None
@@ -47,9 +51,28 @@ class Connection:
             return (candidate(requested, "request"),)
         return configured(self.cli_address, self.env_address, self.config_addresses)
 
+    def last_resort(self) -> tuple[Candidate, ...]:
+        """Return `RAY_ADDRESS` where an argument was put before it; after discovery."""
+        if self.cli_address in {None, AUTO}:
+            return ()
+        return configured(None, self.env_address, ())
+
+    async def every(self) -> tuple[Candidate, ...]:
+        """Return all that an attempt would try now, in order; a place named twice comes once."""
+        found = await discover(self.discovery, self.deadlines.discover_s)
+        unique: dict[Address, Candidate] = {}
+        for one in (*self.candidates(None), *found, *self.last_resort()):
+            if one.address is not None:
+                unique.setdefault(one.address, one)
+        return tuple(unique.values())
+
     def token(self) -> Token | None:
         """Look for the token anew, so that a rotated file is seen by the next attempt."""
         return find_token(self.token_file, self.environ)
+
+    def credentials(self, token: Token | None) -> Credentials:
+        """Return what probes show. Raises `AttachError` (`tls_failure`) on bad TLS variables."""
+        return Credentials(token.value if token else None, tls_of(self.environ))
 
     def fits(self, other: "Connection") -> bool:
         """Whether a session made with `other` serves under these settings as well."""
@@ -59,16 +82,25 @@ class Connection:
         """Whether `other` would make another attempt of it."""
         return any(getattr(self, name) != getattr(other, name) for name in (*_SESSION, *_AIM))
 
-    def offers(self, attached: Candidate) -> bool:
-        """Whether an attachment by `attached` is still what these settings ask for."""
-        wanted = self.candidates(None)
-        if attached.source == "local":
-            return self.allow_local_start and not wanted
-        return not wanted or any(one.address == attached.address for one in wanted)
+    def rank(self, attached: Candidate) -> int | None:
+        """Return how many candidates are preferred to `attached`; None: it is one no more."""
+        wanted = [one.address for one in self.candidates(None)]
+        if attached.address in wanted:
+            return wanted.index(attached.address)
+        source, _, kind = attached.source.partition(":")
+        fallback = self.policy.fallback_after_s is not None
+        allowed = {
+            "request": not wanted,
+            "local": self.allow_local_start and (fallback or not wanted),
+            "discovery": kind in self.discovery.kinds,
+        }
+        return len(wanted) if allowed.get(source, False) else None
 
 
 _SESSION: Final = ("namespace", "env_vars", "python", "token_file")
-_AIM: Final = ("cli_address", "env_address", "config_addresses", "allow_local_start", "deadlines")
+_AIM: Final = (
+    "cli_address", "env_address", "config_addresses", "discovery", "allow_local_start", "deadlines"
+)  # fmt: skip
 
 
 def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token | None:

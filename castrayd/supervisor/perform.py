@@ -14,13 +14,14 @@ from anyio.abc import TaskGroup
 
 from castrayd.core import commands as c
 from castrayd.core import events as e
+from castrayd.core.cluster import Place
 from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
-from castrayd.probe.returned import wait_returned
 from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.attempt import Attempt
 from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.cues import Cues
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.sessions import SessionPool
 from castrayd.telemetry.clock import Clock
@@ -73,9 +74,8 @@ class Performer:
                 return await self._watch(command, post)
             case c.VerifyIdentity():
                 return await self._verify(command)
-            case c.WatchReturn():
-                await self._await_return()
-                return e.ClusterReturned(self._now(), command.epoch)
+            case c.WatchCues():
+                return e.CueSeen(self._now(), command.epoch, await self._cues().wait(command))
             case c.WaitGrace():
                 await self._sleep_until(command.until_s)
                 return e.GraceElapsed(self._now(), command.epoch)
@@ -90,7 +90,7 @@ class Performer:
 
     async def _run(self, command: c.RunAttempt) -> e.Event:
         connection = self._connection()
-        self.attempt = Attempt(command.attempt, connection, self.pool, self._clock)
+        self.attempt = Attempt(command, connection, self.pool, self._clock)
         try:
             attached = await self.attempt.run()
         except AttachError as error:
@@ -105,12 +105,15 @@ class Performer:
             attached, connection.policy, from_standby=self.pool.from_standby
         )
         self.last_nodes = self.attachment.alive
-        return e.AttemptSucceeded(self._now(), command.epoch)
+        rank, local = self.attempt.rank, attached.address.mode is Mode.LOCAL
+        place = Place(rank, attached.facts.cluster_id, fallback=local and rank > 0)
+        return e.AttemptSucceeded(self._now(), command.epoch, place)
 
     async def _failed(self, command: c.RunAttempt, fault: Fault) -> e.AttemptFailed:
         if fault.type in _COLD:
             await self.pool.cool()
-        return e.AttemptFailed(self._now(), command.epoch, fault, self._jitter())
+        others = self.attempt.faults() if self.attempt else ()
+        return e.AttemptFailed(self._now(), command.epoch, fault, self._jitter(), others)
 
     async def _end(self) -> None:
         """End the session; the supervisor has waited for what used it."""
@@ -131,18 +134,9 @@ class Performer:
         fault = await self.attachment.verify() if self.attachment else None
         return e.IdentityVerified(self._now(), command.epoch, fault)
 
-    async def _await_return(self) -> None:
-        """Look for the return of the address tried last; one that cannot be probed never does."""
-        last = self.attempt.last if self.attempt else None
-        if last is None or last.address is None or last.address.mode is Mode.LOCAL:
-            await anyio.sleep_forever()
-            return
-        await wait_returned(
-            last.address,
-            known_nodes=self.last_nodes,
-            deadlines=self._connection().deadlines,
-            rng=self._rng,
-        )
+    def _cues(self) -> Cues:
+        trials = tuple(self.attempt.trials) if self.attempt else ()
+        return Cues(self._connection, trials, self.attachment, self.last_nodes, self._rng)
 
     async def _sleep_until(self, until_s: float) -> None:
         await anyio.sleep(max(0.0, until_s - self._now()))

@@ -17,6 +17,7 @@ from castrayd.core.health import Check, CheckReport
 from castrayd.core.policy import Checks
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.attached import AttachedChecks, Subjects
+from castrayd.probe.credentials import Credentials
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.probe.resolve import Endpoint, endpoint_of
 from tests.support.fake_head import fake_head
@@ -81,7 +82,7 @@ async def test_heartbeat_that_fails_at_once_is_paced() -> None:
 
     async with (
         fake_head() as address,
-        _watching(Subjects(_endpoint(address), None, None, None, _good, failing)) as seen,
+        _watching(Subjects(_endpoint(address), None, None, Credentials(), _good, failing)) as seen,
     ):
         await anyio.sleep(1.0)
 
@@ -92,7 +93,9 @@ async def test_heartbeat_that_fails_at_once_is_paced() -> None:
 async def test_another_cluster_is_replaced() -> None:
     """An id that is not ours is certain."""
     async with fake_head(cluster_id=b"d" * 28) as address:
-        subjects = Subjects(_endpoint(address), None, (b"c" * 28).hex(), None, _good, _good)
+        subjects = Subjects(
+            _endpoint(address), None, (b"c" * 28).hex(), Credentials(), _good, _good
+        )
         async with _watching(subjects) as seen:
             await seen.until(Check.IDENTITY, ErrorType.CLUSTER_REPLACED, 2)
         assert seen.of(Check.IDENTITY)[0].certain
@@ -102,7 +105,7 @@ async def test_silence_about_the_id_is_neither_good_nor_bad() -> None:
     """`ask_identity` raises, so that nobody takes it for the same cluster."""
     async with fake_head() as address, proxy_to("127.0.0.1", _endpoint(address).port) as proxy:
         proxy.held, proxy.held_s = b"GetClusterId", 3.0
-        subjects = Subjects(_endpoint(proxy.address), None, "63" * 28, None, _good, _good)
+        subjects = Subjects(_endpoint(proxy.address), None, "63" * 28, Credentials(), _good, _good)
         async with _watching(subjects, Checks(timeout_s=0.3)) as seen:
             assert seen.checks is not None
             with pytest.raises(AttachError):
@@ -115,11 +118,14 @@ async def test_dependants_are_asked_at_once_when_the_control_plane_is_back() -> 
     """With an interval of a minute the id is asked again all the same: it may be another head."""
     checks = Checks(interval_s=60.0, timeout_s=0.5)
     async with fake_head() as first, proxy_to("127.0.0.1", _endpoint(first).port) as proxy:
-        subjects = Subjects(_endpoint(proxy.address), None, (b"c" * 28).hex(), None, _good, _good)
+        subjects = Subjects(
+            _endpoint(proxy.address), None, (b"c" * 28).hex(), Credentials(), _good, _good
+        )
         async with _watching(subjects, checks) as seen:
             await seen.until(Check.IDENTITY, None, 3)
             async with fake_head(cluster_id=b"d" * 28) as second:
                 proxy._target = ("127.0.0.1", _endpoint(second).port)
+                await anyio.sleep(0.2)  # the stream is held by now: its break is what is told
                 _cut(_endpoint(proxy.address).port)
                 await seen.until(Check.GCS, ErrorType.CONTROL_PLANE_LOST, 3)
                 await seen.until(Check.IDENTITY, ErrorType.CLUSTER_REPLACED, 3)
@@ -198,7 +204,7 @@ async def test_either_sign_alone_tells_a_killed_raylet(known: str) -> None:
         assert raylet is not None
         port = subjects.raylet if known == "port" else None
         node_id = subjects.node_id if known == "process" else None
-        subjects = Subjects(subjects.gcs, port, None, None, _good, _good, node_id)
+        subjects = Subjects(subjects.gcs, port, None, Credentials(), _good, _good, node_id)
         async with _watching(subjects) as seen:
             await anyio.sleep(0.5)
             killed_s = time.perf_counter()
@@ -246,7 +252,13 @@ def _of(head: RayHead) -> Subjects:
     assert raylet is not None
     gcs = _endpoint(head.address)
     return Subjects(
-        gcs, _node_manager(raylet.pid), raylet.cluster_id, None, _good, _good, raylet.node_id
+        gcs,
+        _node_manager(raylet.pid),
+        raylet.cluster_id,
+        Credentials(),
+        _good,
+        _good,
+        raylet.node_id,
     )
 
 

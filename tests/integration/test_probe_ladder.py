@@ -10,7 +10,8 @@ from castrayd.core.candidates import parse_address
 from castrayd.core.phases import PhaseClock
 from castrayd.core.policy import Deadlines
 from castrayd.errors import AttachError, ErrorType, Phase
-from castrayd.probe.discovery import discover
+from castrayd.probe.credentials import Credentials
+from castrayd.probe.discovery import Discovery, discover
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.probe.ladder import Climb, climb
 from castrayd.probe.local_node import raylets, usable
@@ -30,7 +31,11 @@ async def _climb(
     await load_grpc()
     clock = PhaseClock(time.perf_counter)
     seen = await climb(
-        parse_address(text), clock=clock, deadlines=DEADLINES, token=token, expect=expect
+        parse_address(text),
+        clock=clock,
+        deadlines=DEADLINES,
+        credentials=Credentials(token),
+        expect=expect,
     )
     return clock, seen
 
@@ -47,14 +52,13 @@ async def test_refused_port_breaks_the_second_rung() -> None:
     async with peers.refused() as address:
         with pytest.raises(AttachError):
             await climb(
-                parse_address(address), clock=clock, deadlines=DEADLINES, token=None, expect=None
+                parse_address(address),
+                clock=clock,
+                deadlines=DEADLINES,
+                credentials=Credentials(),
+                expect=None,
             )
     assert list(clock.durations) == [Phase.RESOLVE, Phase.TCP]
-
-
-async def test_ray_client_address_is_refused() -> None:
-    """A mode that is not there is named, before anything is asked."""
-    assert await _fault("ray://127.0.0.1:1") == (ErrorType.ADDRESS_INVALID, Phase.DISCOVER)
 
 
 async def test_other_ray_version_is_a_mismatch() -> None:
@@ -77,6 +81,7 @@ async def test_real_head_is_climbed_to_its_raylet(head: RayHead) -> None:
         Phase.RESOLVE, Phase.TCP, Phase.HEALTH, Phase.IDENTITY, Phase.LOCAL_NODE,
     ]  # fmt: skip
     assert seen.identity.cluster_id == raylet.cluster_id
+    assert seen.local_node is not None
     assert seen.local_node.node_id == raylet.node_id
     assert sum(clock.durations.values()) < 0.25
 
@@ -109,7 +114,7 @@ async def test_discovery_finds_the_real_head(head: RayHead) -> None:
     """A real raylet is believed: it is the program that it says."""
     raylet = head.raylet
     assert raylet is not None
-    assert raylet.gcs_address in [candidate.text for candidate in await discover()]
+    assert raylet.gcs_address in [candidate.text for candidate in await discover(Discovery(), 2.0)]
 
 
 @pytest.mark.ray
@@ -123,6 +128,7 @@ async def test_returned_fires_after_failing_and_never_on_what_was_always_good(
             parse_address(f"127.0.0.1:{port}"),
             known_nodes=1,
             deadlines=Deadlines(),
+            tls=None,
             rng=random.Random(1),
             interval_s=0.1,
         )

@@ -190,7 +190,7 @@ def pause_leaves_the_return_watched(seed: Seeder) -> None:
     seed.name(
         effects,
         "_give_up",
-        lambda snapshot, *slots: sound(snapshot, *(set(slots) - {Slot.RETURN})),
+        lambda snapshot, *slots: sound(snapshot, *(set(slots) - {Slot.CUE})),
     )
 
 

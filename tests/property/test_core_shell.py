@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from castrayd.core import events as e
+from castrayd.core.cluster import Place
 from castrayd.core.commands import (
     Command,
     EndSession,
@@ -21,7 +22,7 @@ from castrayd.core.commands import (
     WaitGrace,
     WaitRetry,
     WaitSettle,
-    WatchReturn,
+    WatchCues,
     WatchSession,
 )
 from castrayd.core.health import ATTACHMENT_REASONS, FINAL_REASONS, Check, CheckReport
@@ -44,9 +45,10 @@ ANSWERS: dict[type[Command], type[e.Event]] = {
     WaitGrace: e.GraceElapsed,
     WaitSettle: e.SettleElapsed,
     WaitRetry: e.RetryDue,
-    WatchReturn: e.ClusterReturned,
+    WatchCues: e.CueSeen,
 }
 """The final answer of each order, where all goes well."""
+PLACES = (Place(0, "a"), Place(1, "b"), Place(2, "c", fallback=True), Place(0, None))
 JITTERS = st.sampled_from([0.5, 0.75, 0.99])
 PAUSES_S = st.sampled_from([0.0, 0.01, 0.5, 2.0, 9.0, 31.0, 400.0])
 FAILURES = st.sampled_from(
@@ -231,6 +233,10 @@ class Shell(RuleBasedStateMachine):
                 fields = {"jitter": jitter}
             case VerifyIdentity():
                 fields = {"fault": seen(ErrorType.CLUSTER_REPLACED) if fault else None}
+            case RunAttempt():
+                fields = {"place": PLACES[order.epoch % len(PLACES)]}
+            case WatchCues(kinds=kinds):
+                fields = {"trigger": min(kinds)}
             case WatchSession():
                 fields = {"fault": seen(ErrorType.SESSION_EXITED)}
         return self.made(kind, order, **fields)
@@ -310,8 +316,21 @@ class Shell(RuleBasedStateMachine):
                 self.unverified = True
             case WaitSettle(until_s=until_s):
                 assert event.at_s + self.policy.settle_s == until_s
-            case WatchReturn(failed=phase):
-                assert phase not in {"discover", "identity", "spawn", "init", "nodes"}
+            case WatchCues(kinds=kinds):
+                self.check_cues(kinds, event)
+
+    def check_cues(self, kinds: frozenset[Trigger], event: e.Event) -> None:
+        """Check what is looked for against what has happened, written out once more."""
+        attached = {Trigger.FAILBACK, Trigger.CREDENTIALS_CHANGED}
+        if not isinstance(event, e.AttemptFailed):
+            assert kinds <= attached
+            return
+        blind = {"discover", "identity", "spawn", "init", "nodes"}
+        assert Trigger.DISCOVERY in kinds
+        assert Trigger.FAILBACK not in kinds
+        assert (Trigger.CLUSTER_RETURNED in kinds) == (event.fault.phase not in blind)
+        rejected = event.fault.type is ErrorType.AUTH_REJECTED
+        assert (Trigger.CREDENTIALS_CHANGED in kinds) == rejected
 
     def check_retry(self, until_s: float, event: e.Event) -> None:
         """Check the wait against its bounds, written out once more."""

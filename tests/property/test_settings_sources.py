@@ -22,6 +22,10 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "checks.interval_s": st.floats(1.0, 100.0),
     "backoff.initial_s": st.floats(0.1, 1.0),
     "backoff.max_s": st.floats(1.0, 1000.0),
+    "failback.good_s": st.floats(0.1, 60.0),
+    "failback.max_s": st.floats(60.0, 1000.0),
+    "ray.discovery": st.lists(st.sampled_from(["raylet", "file", "dns"]), max_size=3),
+    "ray.dns_name": st.sampled_from(["a:1", "b.c:6379"]),
     "log.format": st.sampled_from(["auto", "console", "json"]),
     "log.level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
@@ -42,8 +46,17 @@ def good(field: SettingsField) -> st.SearchStrategy[Any]:
     return WORDS
 
 
-TREES = st.sets(st.sampled_from(sorted(FIELDS))).flatmap(
-    lambda keys: st.fixed_dictionaries({key: good(FIELDS[key]) for key in sorted(keys)})
+def together(tree: dict[str, Any]) -> dict[str, Any]:
+    """Give the switch that needs another one what it needs."""
+    if tree.get("ray.allow_local_fallback"):
+        return tree | {"ray.allow_local_start": True}
+    return tree
+
+
+TREES = (
+    st.sets(st.sampled_from(sorted(FIELDS)))
+    .flatmap(lambda keys: st.fixed_dictionaries({key: good(FIELDS[key]) for key in sorted(keys)}))
+    .map(together)
 )
 JUNK = st.recursive(
     st.booleans() | st.integers(-9, 9) | st.floats() | st.text("ab\n\"'{}=#", max_size=6),

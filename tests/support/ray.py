@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -29,8 +29,14 @@ class RayHead:
     """
 
     def __init__(
-        self, *, token: str | None = None, python: str = sys.executable, port: int | None = None
+        self,
+        *,
+        token: str | None = None,
+        python: str = sys.executable,
+        port: int | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
+        self._environ = environ or {}
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.token = token
@@ -78,7 +84,7 @@ class RayHead:
 
     def _run(self, command: list[str]) -> None:
         environ = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-        environ |= {MARK: self._mark, "RAY_USAGE_STATS_ENABLED": "0"}
+        environ |= {MARK: self._mark, "RAY_USAGE_STATS_ENABLED": "0", **self._environ}
         if self.token is None:
             environ["RAY_AUTH_MODE"] = "disabled"
         else:
@@ -105,6 +111,32 @@ class RayHead:
                 if any(c.laddr.port == self.port and c.status == "LISTEN" for c in listening):
                     return pid
         return None
+
+    @property
+    def client_server_pid(self) -> int | None:
+        """The pid of the Ray Client server's proxy."""
+        lines = marked(self._mark).items()
+        return next((pid for pid, line in lines if "--mode=proxy" in line), None)
+
+    @property
+    def client_address(self) -> str:
+        """`ray://` of the Ray Client server, on the address that Ray chose for it."""
+        pid = self.client_server_pid
+        assert pid is not None
+        found = re.search(r"--host=(\S+) --port=(\d+)", marked(self._mark)[pid])
+        assert found is not None
+        return f"ray://{found[1]}:{found[2]}"
+
+    def wait_client_server(self) -> None:
+        """Wait until the Ray Client server accepts connections."""
+        until(lambda: self.client_server_pid, START_S, "a Ray Client server")
+        host, _, port = self.client_address.removeprefix("ray://").rpartition(":")
+        until(lambda: _listens(host, int(port)), START_S, "a Ray Client server that listens")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process of this cluster."""
+        for pid in marked(self._mark):
+            kill(pid, number)
 
     @property
     def raylets(self) -> list[Raylet]:
@@ -173,16 +205,22 @@ def _accepts(path: str) -> bool:
     return True
 
 
+def _listens(host: str, port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex((host, port)) == 0
+
+
 @contextlib.contextmanager
 def ray_head(
     *,
     token: str | None = None,
     python: str = sys.executable,
     port: int | None = None,
+    environ: Mapping[str, str] | None = None,
     start: bool = True,
 ) -> Iterator[RayHead]:
     """A head for the length of a block."""
-    head = RayHead(token=token, python=python, port=port)
+    head = RayHead(token=token, python=python, port=port, environ=environ)
     try:
         if start:
             head.start()

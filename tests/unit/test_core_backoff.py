@@ -8,13 +8,13 @@ from castrayd.core.commands import (
     RunAttempt,
     WaitRetry,
     WaitSettle,
-    WatchReturn,
+    WatchCues,
     WatchSession,
 )
 from castrayd.core.events import (
     AttemptFailed,
     AttemptSucceeded,
-    ClusterReturned,
+    CueSeen,
     RetryDue,
     SessionEnded,
     SessionExited,
@@ -107,7 +107,7 @@ def test_failures_at_once_follow_the_schedule() -> None:
     for number in range(1, 11):
         book << order(RunAttempt, number=number)
         begins.append(book.now_s)
-        _fail(book) << order(WaitRetry) << order(WatchReturn)
+        _fail(book) << order(WaitRetry) << order(WatchCues)
         book.at(book.snapshot.retry_at_s or 0.0) >> tell(RetryDue)
 
     assert [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 124.0, 184.0] == begins
@@ -116,9 +116,9 @@ def test_failures_at_once_follow_the_schedule() -> None:
 def test_retry_due_begins_with_the_trigger_backoff() -> None:
     """The end of the wait begins the next attempt; the probe for the return is called off."""
     book = _fail(Playbook() >> tell(Started) << order(RunAttempt))
-    book << order(WaitRetry, until_s=1.0) << order(WatchReturn)
+    book << order(WaitRetry, until_s=1.0) << order(WatchCues)
     book.at(1.0) >> tell(RetryDue) << order(RunAttempt, number=2, trigger=Trigger.BACKOFF)
-    book >> tell(ClusterReturned)
+    book >> tell(CueSeen, trigger=Trigger.CLUSTER_RETURNED)
 
     book.shows(State.DISCOVERING, serial=2, retry_at_s=None)
 
@@ -126,7 +126,7 @@ def test_retry_due_begins_with_the_trigger_backoff() -> None:
 def test_return_of_the_cluster_begins_before_the_retry() -> None:
     """Whichever comes first begins the attempt, the other is called off."""
     book = _fail(Playbook() >> tell(Started) << order(RunAttempt))
-    book << order(WaitRetry) << order(WatchReturn) >> tell(ClusterReturned)
+    book << order(WaitRetry) << order(WatchCues) >> tell(CueSeen, trigger=Trigger.CLUSTER_RETURNED)
     book << order(RunAttempt, number=2, trigger=Trigger.CLUSTER_RETURNED) >> tell(RetryDue)
 
     book.shows(State.DISCOVERING, serial=2, retry_at_s=None)
@@ -136,8 +136,9 @@ def test_operator_fault_waits_for_the_cap() -> None:
     """The first failure already, and a transient one after it is back in the schedule."""
     book = Playbook() >> tell(Started) << order(RunAttempt)
     book >> tell(AttemptFailed, fault=REJECTED, jitter=1.0) << order(WaitRetry, until_s=60.0)
+    book << order(WatchCues)
     book.at(60.0) >> tell(RetryDue) << order(RunAttempt, number=2)
-    _fail(book) << order(WaitRetry, until_s=61.0) << order(WatchReturn)
+    _fail(book) << order(WaitRetry, until_s=61.0) << order(WatchCues)
 
     book.shows(State.DISCONNECTED, retry_at_s=61.0, error=REFUSED)
 
@@ -145,7 +146,7 @@ def test_operator_fault_waits_for_the_cap() -> None:
 def test_slow_failure_is_not_waited_for_twice() -> None:
     """After 50 s of trying the next attempt comes a gap later."""
     book = _fail(Playbook() >> tell(Started) << order(RunAttempt), seconds=50.0)
-    book << order(WaitRetry, until_s=51.0) << order(WatchReturn)
+    book << order(WaitRetry, until_s=51.0) << order(WatchCues)
 
     book.shows(State.DISCONNECTED, retry_at_s=51.0)
 
@@ -155,7 +156,7 @@ def test_wait_is_shortened_by_the_jitter_and_measured_from_the_start() -> None:
     book = Playbook() >> tell(Started) << order(RunAttempt)
     for _ in range(3):
         _fail_and_retry(book)
-    _fail(book, seconds=1.5, jitter=0.75) << order(WaitRetry, until_s=3.0) << order(WatchReturn)
+    _fail(book, seconds=1.5, jitter=0.75) << order(WaitRetry, until_s=3.0) << order(WatchCues)
 
     book.shows(State.DISCONNECTED, retry_at_s=3.0)
 
@@ -163,17 +164,17 @@ def test_wait_is_shortened_by_the_jitter_and_measured_from_the_start() -> None:
 def test_loss_of_a_stable_connection_retries_at_once_from_one() -> None:
     """Thirty seconds connected reset the count, and the first retry does not wait."""
     book = _fail(_fail_and_retry(Playbook() >> tell(Started) << order(RunAttempt)))
-    book << order(WaitRetry) << order(WatchReturn)
+    book << order(WaitRetry) << order(WatchCues)
     book >> tell(RetryDue) << order(RunAttempt, number=3)
     began_s = _attach(book).now_s
     _exit(book, began_s + 30.0) << order(RunAttempt, number=1, trigger=Trigger.SESSION_LOST)
-    _fail(book) << order(WaitRetry, until_s=began_s + 31.0) << order(WatchReturn)
+    _fail(book) << order(WaitRetry, until_s=began_s + 31.0) << order(WatchCues)
 
     book.shows(State.DISCONNECTED, counted=1)
 
 
 def _fail_and_retry(book: Playbook) -> Playbook:
-    _fail(book) << order(WaitRetry) << order(WatchReturn)
+    _fail(book) << order(WaitRetry) << order(WatchCues)
     return book >> tell(RetryDue) << order(RunAttempt)
 
 

@@ -17,14 +17,16 @@ ROOT_FIRST = (
     Check.SESSION,
     Check.HEARTBEAT,
     Check.NODES,
+    Check.PLACE,
 )
 HIDDEN = {
-    Check.IDENTITY: {Check.GCS, Check.RAYLET, Check.SESSION, Check.HEARTBEAT, Check.NODES},
+    Check.IDENTITY: set(Check) - {Check.IDENTITY},
     Check.GCS: {Check.HEARTBEAT, Check.NODES},
     Check.RAYLET: {Check.HEARTBEAT, Check.NODES},
     Check.SESSION: {Check.HEARTBEAT, Check.NODES},
     Check.HEARTBEAT: {Check.NODES},
     Check.NODES: set(),
+    Check.PLACE: set(),
 }
 
 
@@ -119,11 +121,12 @@ def test_hidden_fault_hides_its_dependants_too() -> None:
 
     assert [
         ["identity"],
-        ["gcs", "raylet", "session"],
-        ["raylet", "session"],
-        ["session"],
-        ["heartbeat"],
-        ["nodes"],
+        ["gcs", "raylet", "session", "place"],
+        ["raylet", "session", "place"],
+        ["session", "place"],
+        ["heartbeat", "place"],
+        ["nodes", "place"],
+        ["place"],
     ] == shown
     assert () == health.reasons()
 

@@ -13,7 +13,7 @@ from castrayd.core.commands import (
     VerifyIdentity,
     WaitGrace,
     WaitRetry,
-    WatchReturn,
+    WatchCues,
 )
 from castrayd.core.effects import abandon
 from castrayd.core.events import (
@@ -57,6 +57,8 @@ SERVICE = (FEW, ErrorType.CASTERS_MISSING, ErrorType.OTHER_CLUSTER, ErrorType.LO
 def test_attachment_reason_starts_the_grace(type_: ErrorType) -> None:
     """The reason shows at once, settled or not, and the session has the grace to come back."""
     book = attached().at(5.0) >> bad(Check.GCS, type_) << order(WaitGrace, until_s=25.0)
+    if type_ is ErrorType.AUTH_REJECTED:
+        book << order(WatchCues, kinds={Trigger.CREDENTIALS_CHANGED})
 
     book.shows(State.DEGRADED, reasons=(seen(type_),), error=seen(type_), since_s=5.0)
 
@@ -226,8 +228,9 @@ def test_exit_during_init_fails_the_attempt() -> None:
     fault = failure(ErrorType.SESSION_EXITED, Phase.INIT)
     book = Playbook() >> tell(Started) << order(RunAttempt)
     book >> tell(AttemptFailed, fault=fault) << order(WaitRetry)
+    book << order(WatchCues, kinds={Trigger.DISCOVERY})
 
-    book.shows(State.DISCONNECTED, error=fault, attempt=None).awaits(Slot.RETRY)
+    book.shows(State.DISCONNECTED, error=fault, attempt=None).awaits(Slot.RETRY, Slot.CUE)
 
 
 @pytest.mark.parametrize("phase", Phase)
@@ -236,8 +239,8 @@ def test_return_is_watched_for_where_it_can_be_seen(phase: Phase) -> None:
     visible = phase in {Phase.RESOLVE, Phase.TCP, Phase.HEALTH, Phase.LOCAL_NODE}
     book = Playbook() >> tell(Started) << order(RunAttempt)
     book >> tell(AttemptFailed, fault=failure(ErrorType.INTERNAL, phase)) << order(WaitRetry)
-    if visible:
-        book << order(WatchReturn, failed=phase)
+    assert visible == (Trigger.CLUSTER_RETURNED in book.unread[0].kinds)  # type: ignore[union-attr]
+    book << order(WatchCues)
 
     book.shows(State.DISCONNECTED)
 
@@ -246,6 +249,8 @@ def test_return_is_watched_for_where_it_can_be_seen(phase: Phase) -> None:
 def test_operator_fault_of_a_later_check_has_the_grace(type_: ErrorType) -> None:
     """Sequence 5: these can appear on a running attachment, and pass when they are mended."""
     book = attached() >> bad(Check.IDENTITY, type_) << order(WaitGrace)
+    if type_ is ErrorType.AUTH_REJECTED:
+        book << order(WatchCues)
     book >> good(Check.IDENTITY) << order(VerifyIdentity) >> tell(IdentityVerified, fault=None)
 
     book.shows(State.CONNECTED)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from castrayd.core import machine
+from castrayd.core.cluster import Place
 from castrayd.core.commands import AttemptRef, Command, Slot
 from castrayd.core.effects import abandon
 from castrayd.core.events import (
@@ -20,8 +21,8 @@ from castrayd.core.events import (
     AttemptFailed,
     AttemptSucceeded,
     CheckReported,
-    ClusterReturned,
     ConfigReloaded,
+    CueSeen,
     Event,
     GraceElapsed,
     IdentityVerified,
@@ -55,7 +56,7 @@ GRID = {
     ReconnectRequested: ("DS", "S", "D", "D"),
     PauseRequested: ("D", "D", "D", "D"),
     ResumeRequested: ("DS", "S", "C", "G"),
-    ConfigReloaded: ("DS", "S", "CD", "DG"),
+    ConfigReloaded: ("DS", "S", "CD", "CDG"),
     StopRequested: ("D", "D", "D", "D"),
     AttemptSucceeded: ("-", "C", "-", "-"),
     AttemptFailed: ("-", "D", "-", "-"),
@@ -66,7 +67,7 @@ GRID = {
     GraceElapsed: ("-", "-", "-", "D"),
     SettleElapsed: ("-", "-", "CG", "G"),
     RetryDue: ("S", "-", "-", "-"),
-    ClusterReturned: ("S", "-", "-", "-"),
+    CueSeen: ("S", "-", "D", "D"),
 }
 CELLS = [
     (state, event, cell)
@@ -92,6 +93,7 @@ def _snapshot(state: State, event: type[Event]) -> Snapshot:
         attempt=None if state is D else ATTEMPT,
         planned=ATTEMPT if slot is Slot.END else None,
         attached_s=0.0 if attached else None,
+        place=Place() if attached else None,
         health=Health({Check.GCS: LOST}) if state is G else Health(),
         reasons=(LOST,) if state is G else (),
     )
@@ -105,6 +107,7 @@ def _example(event: type[Event]) -> Any:
         SessionExited: {"fault": EXITED},
         CheckReported: {"report": CheckReport(Check.GCS, LOST)},
         IdentityVerified: {"fault": None},
+        CueSeen: {"trigger": Trigger.DISCOVERY},
     }
     epoch = {"epoch": 7} if event in ANSWERS else {}
     make: Any = event
@@ -164,7 +167,14 @@ def assert_consistent(snapshot: Snapshot) -> None:
     state, slots = snapshot.state, set(snapshot.awaiting)
     ending, attached = Slot.END in slots, state in {C, G}
     wanted = snapshot.desired is Desired.UP and not snapshot.stopping
-    assert slots in _AWAITED[state] or (state is G and slots - {Slot.SETTLE} in _AWAITED[G])
+    assert slots - _BESIDE[state] in _AWAITED[state]
+    assert (
+        not attached
+        or ending
+        or (snapshot.place is not None and snapshot.place.rank == 0)
+        or (Slot.CUE in slots)
+    )
+    assert (snapshot.place is not None) == attached
     assert wanted or (state is D and slots <= {Slot.END})
     assert not wanted or slots, "nothing is under way, nothing is due, and it is wanted"
     assert snapshot.planned is None or (ending and wanted)
@@ -182,9 +192,9 @@ def assert_consistent(snapshot: Snapshot) -> None:
 
 
 _AWAITED: dict[State, list[set[Slot]]] = {
-    D: [set(), {Slot.END}, {Slot.RETRY}, {Slot.RETRY, Slot.RETURN}],
+    D: [set(), {Slot.END}, {Slot.RETRY}, {Slot.RETRY, Slot.CUE}],
     S: [{Slot.ATTEMPT}, {Slot.END}],
-    C: [{Slot.WATCH}, {Slot.WATCH, Slot.SETTLE}],
+    C: [{Slot.WATCH}],
     G: [
         {Slot.END},
         {Slot.WATCH},
@@ -192,6 +202,14 @@ _AWAITED: dict[State, list[set[Slot]]] = {
         {Slot.WATCH, Slot.GRACE, Slot.VERIFY},
     ],
 }
+
+_BESIDE: dict[State, set[Slot]] = {
+    D: set(),
+    S: set(),
+    C: {Slot.SETTLE, Slot.CUE},
+    G: {Slot.SETTLE, Slot.CUE},
+}
+"""What may be under way besides, in each state."""
 
 Edge = tuple[Snapshot, Event, Snapshot, tuple[Command, ...]]
 
@@ -203,13 +221,15 @@ def _requests(at_s: float) -> Iterator[Event]:
     yield ResumeRequested(at_s)
     yield ConfigReloaded(at_s, reconnect=True)
     yield ConfigReloaded(at_s, reconnect=False)
+    yield ConfigReloaded(at_s, reconnect=False, rank=1)
     yield StopRequested(at_s)
 
 
 def _answers(slot: Slot, epoch: int, at_s: float) -> Iterator[Event]:
     match slot:
         case Slot.ATTEMPT:
-            yield AttemptSucceeded(at_s, epoch)
+            yield AttemptSucceeded(at_s, epoch, Place(0, "a"))
+            yield AttemptSucceeded(at_s, epoch, Place(1, "b"))
             yield AttemptFailed(at_s, epoch, failure(ErrorType.TCP_REFUSED), 0.5)
             yield AttemptFailed(at_s, epoch, failure(ErrorType.INIT_FAILED), 0.5)
         case Slot.END:
@@ -227,8 +247,9 @@ def _answers(slot: Slot, epoch: int, at_s: float) -> Iterator[Event]:
             yield SettleElapsed(at_s, epoch)
         case Slot.RETRY:
             yield RetryDue(at_s, epoch)
-        case Slot.RETURN:
-            yield ClusterReturned(at_s, epoch)
+        case Slot.CUE:
+            yield CueSeen(at_s, epoch, Trigger.CLUSTER_RETURNED)
+            yield CueSeen(at_s, epoch, Trigger.FAILBACK)
 
 
 _REPORTS = (
@@ -253,6 +274,7 @@ def _kind(snapshot: Snapshot, at_s: float) -> tuple[object, ...]:
         snapshot.attempt and snapshot.attempt.address,
         snapshot.planned and snapshot.planned.address,
         snapshot.settled,
+        snapshot.place and snapshot.place.rank,
         frozenset(snapshot.health.faults.items()),
         frozenset(snapshot.health.misses.items()),
         snapshot.reasons,

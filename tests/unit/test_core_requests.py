@@ -16,14 +16,14 @@ from castrayd.core.commands import (
     WaitGrace,
     WaitRetry,
     WaitSettle,
-    WatchReturn,
+    WatchCues,
     WatchSession,
 )
 from castrayd.core.events import (
     AttemptFailed,
     AttemptSucceeded,
-    ClusterReturned,
     ConfigReloaded,
+    CueSeen,
     PauseRequested,
     ReconnectRequested,
     ResumeRequested,
@@ -59,7 +59,7 @@ def trying() -> Playbook:
 def waiting() -> Playbook:
     """Disconnected: the next attempt is due."""
     book = trying() >> tell(AttemptFailed, fault=REFUSED)
-    return book << order(WaitRetry) << order(WatchReturn)
+    return book << order(WaitRetry) << order(WatchCues)
 
 
 def degraded() -> Playbook:
@@ -145,7 +145,7 @@ def test_reconnect_elsewhere_while_trying_cancels_the_attempt_and_tries_once() -
     book >> tell(AttemptSucceeded, epoch=1)  # on its way when it was called off
     book.shows(State.DISCOVERING, attached_s=None)
     book >> tell(SessionEnded) << order(RunAttempt, id="run-2", trigger=Trigger.MANUAL)
-    book >> tell(AttemptFailed, fault=REFUSED) << order(WaitRetry) << order(WatchReturn)
+    book >> tell(AttemptFailed, fault=REFUSED) << order(WaitRetry) << order(WatchCues)
     book >> tell(RetryDue) << order(RunAttempt, id="run-3", address=None)
     book.shows(State.DISCOVERING, planned=None)
 
@@ -232,7 +232,7 @@ def test_pause_while_waiting_calls_the_retry_off() -> None:
     """There is nothing to end; neither the retry nor the cluster's return begins an attempt."""
     book = waiting() >> tell(PauseRequested)
     book.shows(State.DISCONNECTED, desired=Desired.PAUSED, retry_at_s=None).awaits()
-    book >> tell(RetryDue) >> tell(ClusterReturned)
+    book >> tell(RetryDue) >> tell(CueSeen, trigger=Trigger.CLUSTER_RETURNED)
 
     book.shows(State.DISCONNECTED, serial=1)
 

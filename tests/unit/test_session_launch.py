@@ -31,6 +31,7 @@ def test_environment_is_scrubbed() -> None:
         "RAY_ENABLE_AUTO_CONNECT": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
+        "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "0",
     } == environ
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from castrayd.core.candidates import LOCAL, Candidate, candidate
+from castrayd.core.policy import Policy
+from castrayd.probe.discovery import Discovery
 from castrayd.supervisor.connection import Connection, find_token
 
 
@@ -64,17 +66,37 @@ def test_request_is_tried_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attached", "kept"),
+    ("attached", "rank"),
     [
-        (candidate("a:1", "config"), True),
-        (candidate("a:1", "env:RAY_ADDRESS"), True),
-        (candidate("b:2", "config"), False),
-        (Candidate("local", "local", LOCAL), False),
+        (candidate("a:1", "config"), 0),
+        (candidate("c:3", "env:RAY_ADDRESS"), 1),
+        (candidate("b:2", "config"), None),
+        (candidate("b:2", "request"), None),
+        (candidate("b:2", "discovery:file"), 2),
+        (candidate("b:2", "discovery:raylet"), None),
+        (Candidate("local", "local", LOCAL), None),
     ],
 )
-def test_offers_only_what_is_still_a_candidate(attached: Candidate, *, kept: bool) -> None:
+def test_rank_is_that_among_what_is_still_a_candidate(
+    attached: Candidate, rank: int | None
+) -> None:
     """After a reload an attachment stays only when its address is still asked for."""
-    assert kept is Connection(config_addresses=("a:1",), allow_local_start=True).offers(attached)
+    settings = Connection(
+        config_addresses=("a:1", "c:3"),
+        allow_local_start=True,
+        discovery=Discovery(kinds=("file",)),
+    )
+
+    assert rank == settings.rank(attached)
+
+
+def test_local_cluster_is_kept_where_it_would_be_started() -> None:
+    """Where nothing is configured, or where it may stand in for what is."""
+    own = Candidate("local", "local", LOCAL)
+    wanted = Connection(config_addresses=("a:1",), allow_local_start=True)
+
+    assert Connection(allow_local_start=True).rank(own) == 0
+    assert replace(wanted, policy=Policy(fallback_after_s=60.0)).rank(own) == 1
 
 
 def test_fits_and_aims_tell_what_matters() -> None:

@@ -1,0 +1,202 @@
+"""Tokens that change while running, TLS, and places that are not to be believed."""
+
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.abc import SocketAttribute, SocketStream
+
+from tests.support.daemon import running_daemon
+from tests.support.processes import until
+from tests.support.ray import RayHead, ray_head
+
+TOKEN, WRONG = "t" * 40, "w" * 40
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[RayHead]:
+    """A head that wants a token."""
+    with ray_head(token=TOKEN) as running:
+        yield running
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("first", "error"), [(WRONG, "auth_rejected"), (None, "auth_missing")], ids=["wrong", "none"]
+)
+async def test_rotated_token_is_used_within_three_seconds(
+    guarded: RayHead, tmp_path: Path, first: str | None, error: str
+) -> None:
+    """The file is watched while it is at fault; no minute of backoff has to pass."""
+    file = tmp_path / "token"
+    if first is not None:
+        file.write_text(first)
+    config = f'[ray]\ntoken_file = "{file}"\n'
+    async with running_daemon(address=guarded.address, config=config) as daemon:
+        await daemon.wait_status(error, lambda s: (s["error"] or {}).get("type") == error)
+        written_s = time.monotonic()
+        file.write_text(TOKEN)
+        status = await daemon.wait_state("connected", 10)
+
+        assert time.monotonic() - written_s < 3.0
+        assert status["attempt"]["trigger"] == "credentials_changed"
+        assert TOKEN not in daemon.log_text()
+
+
+# --- TLS ---
+
+
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CA with a certificate for every address of this host, and another CA."""
+    folder = tmp_path_factory.mktemp("tls")
+    for name in ("ca", "stranger"):
+        _openssl(
+            f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN={name}"
+            f" -keyout {folder}/{name}.key -out {folder}/{name}.pem"
+        )
+    addresses = subprocess.run(["hostname", "-I"], check=True, capture_output=True, text=True)
+    names = ["127.0.0.1", *addresses.stdout.split()]
+    extension = folder / "extension"
+    extension.write_text("subjectAltName=" + ",".join(f"IP:{name}" for name in names))
+    _openssl(
+        f"req -newkey rsa:2048 -nodes -subj /CN=ray -keyout {folder}/key.pem -out {folder}/request"
+    )
+    _openssl(
+        f"x509 -req -in {folder}/request -CA {folder}/ca.pem -CAkey {folder}/ca.key"
+        f" -CAcreateserial -days 1 -extfile {extension} -out {folder}/cert.pem"
+    )
+    return folder
+
+
+def _openssl(arguments: str) -> None:
+    subprocess.run(["openssl", *arguments.split()], check=True, capture_output=True)
+
+
+def _tls(folder: Path, ca: str = "ca.pem") -> dict[str, str]:
+    return {
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_CA_CERT": f"{folder}/{ca}",
+        "RAY_TLS_SERVER_CERT": f"{folder}/cert.pem",
+        "RAY_TLS_SERVER_KEY": f"{folder}/key.pem",
+    }
+
+
+@pytest.fixture(scope="module")
+def sealed(papers: Path) -> Iterator[RayHead]:
+    """A head that speaks TLS alone."""
+    with ray_head(environ=_tls(papers)) as running:
+        yield running
+
+
+@pytest.mark.ray
+async def test_cluster_under_tls_is_attached(sealed: RayHead, papers: Path) -> None:
+    """With Ray's own variables, probes and session alike."""
+    async with running_daemon(address=sealed.address, environ=_tls(papers)) as daemon:
+        status = await daemon.wait_state("connected", 30)
+        assert status["cluster"]["id"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("fault", ["no TLS here", "another CA", "a variable is missing", "no file"])
+async def test_tls_that_does_not_fit_is_named(sealed: RayHead, papers: Path, fault: str) -> None:
+    """Each is `tls_failure`, and says what is wrong."""
+    environ = _tls(papers, "stranger.pem" if fault == "another CA" else "ca.pem")
+    if fault == "no TLS here":
+        environ = {}
+    elif fault == "a variable is missing":
+        del environ["RAY_TLS_SERVER_KEY"]
+    elif fault == "no file":
+        environ["RAY_TLS_SERVER_KEY"] = f"{papers}/none.pem"
+    async with running_daemon(address=sealed.address, environ=environ) as daemon:
+        status = await daemon.wait_status("an error", lambda s: s["error"] is not None)
+
+        assert status["error"]["type"] == "tls_failure"
+        words = {"another CA": "certificate", "a variable is missing": "RAY_TLS_SERVER_KEY"}
+        assert words.get(fault, "") in status["error"]["message"]
+
+
+@pytest.mark.ray
+async def test_tls_towards_a_plain_head_is_named(head: RayHead, papers: Path) -> None:
+    """The other way round: we speak TLS and the head does not."""
+    async with running_daemon(address=head.address, environ=_tls(papers)) as daemon:
+        status = await daemon.wait_status("an error", lambda s: s["error"] is not None)
+
+        assert status["error"]["type"] == "tls_failure"
+
+
+# --- trust ---
+
+
+@asynccontextmanager
+async def _listening() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A port that notes what is sent to it; connections count even when they say nothing."""
+    heard: list[bytes] = []
+
+    async def listen(stream: SocketStream) -> None:
+        heard.append(b"")
+        async with stream:
+            heard.extend([data async for data in stream])
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+        port = listener.extra(SocketAttribute.local_port)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, listen)
+            yield f"127.0.0.1:{port}", heard
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("planted", ["ray_current_cluster", "file", "raylet"])
+async def test_strangers_are_not_believed_and_sent_nothing(tmp_path: Path, planted: str) -> None:
+    """What another user has planted is never even connected to, let alone shown a token."""
+    note, file = tmp_path / "ray" / "ray_current_cluster", tmp_path / "addresses"
+    note.parent.mkdir()
+    config = f'[ray]\ndiscovery = ["{planted}"]\naddresses_file = "{file}"\n'
+    environ = {"RAY_TMPDIR": str(tmp_path), "RAY_AUTH_TOKEN": TOKEN}
+    async with _listening() as (address, heard):
+        path = note if planted == "ray_current_cluster" else file
+        if planted == "raylet":
+            process = _planted_raylet(address)
+        else:
+            path.write_text(address)
+            subprocess.run(["chown", "65534", path], check=True)
+        try:
+            async with running_daemon(config=config, environ=environ, isolated=False) as daemon:
+                status = await daemon.wait_status("an end", lambda s: s["attempt"]["outcome"])
+                await anyio.sleep(2.5)
+                tried = [c["source"] for c in status["attempt"]["candidates"] if not c["error"]]
+                assert not [source for source in tried if source != "discovery:raylet"]
+                if planted == "file":  # an operator has named it, and is told
+                    assert status["error"]["type"] == "config_invalid"
+                assert heard == []
+        finally:
+            if planted == "raylet":
+                process.kill()
+                process.wait()
+
+
+def _planted_raylet(address: str) -> "subprocess.Popen[bytes]":
+    """A process of another user that calls itself a raylet of a cluster at the address."""
+    script = f"exec -a /ray/raylet sh -c 'sleep 60; :' --gcs-address={address} --node_id=11"
+    command = ["setpriv", "--reuid=65534", "--clear-groups", "bash", "-c", script]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    line = Path(f"/proc/{process.pid}/cmdline")
+    until(lambda: b"gcs-address" in line.read_bytes(), 5, "a planted raylet")
+    return process
+
+
+@pytest.mark.lab
+async def test_own_file_is_believed(tmp_path: Path) -> None:
+    """The counterpart: the same file of our own user is used."""
+    file = tmp_path / "addresses"
+    config = f'[ray]\ndiscovery = ["file"]\naddresses_file = "{file}"\n'
+    async with _listening() as (address, heard):
+        file.write_text(f"# heads\n{address}  # the first\n")
+        async with running_daemon(config=config) as daemon:
+            await daemon.wait_status("an error", lambda s: s["error"] is not None)
+            assert heard != []

@@ -1,0 +1,192 @@
+"""Candidates that go and come back: failover, failback, the local stand-in, reloads."""
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.hosts import launch_with_hosts, write_hosts
+from tests.support.peers import http_server
+from tests.support.ray import RayHead, ray_head
+
+QUICK = """
+[failback]
+good_s = 3
+[casting]
+settle_s = 0.5
+[backoff]
+initial_s = 0.5
+gap_s = 0.2
+"""
+
+
+def _reasons(status: Any) -> list[str]:
+    return [reason["type"] for reason in status["reasons"]]
+
+
+def _id(head: RayHead) -> str:
+    raylet = head.raylet
+    assert raylet is not None
+    return raylet.cluster_id
+
+
+async def _one_session_at_most(daemon: Daemon) -> None:
+    """Watch the processes for ever: what is attached is one session, a second one only stands by.
+
+    A session is a child whose command line is that of the driver.
+    """
+    while True:
+        sessions = [line for line in daemon.children().values() if "castrayd.driver" in line]
+        assert len(sessions) <= 2, sessions
+        await anyio.sleep(0.05)
+
+
+@pytest.mark.ray
+async def test_second_cluster_is_taken_and_the_first_comes_back(head: RayHead) -> None:
+    """The first is killed: the second within one attempt; the first is back: after the hold."""
+    with ray_head() as first:
+        config = f'[ray]\naddress = ["{first.address}", "{head.address}"]\n' + QUICK
+        async with running_daemon(config=config) as daemon, anyio.create_task_group() as tasks:
+            tasks.start_soon(_one_session_at_most, daemon)
+            home = await daemon.wait_state("connected")
+            assert home["cluster"]["id"] == _id(first)
+            first.kill()
+            other = await daemon.wait_status(
+                "another cluster", lambda s: _reasons(s) == ["other_cluster"], 15
+            )
+            assert other["cluster"]["id"] == _id(head)
+            assert (other["state"], other["attempt"]["trigger"]) == ("degraded", "session_lost")
+            tried = [c["error"] and c["error"]["type"] for c in other["attempt"]["candidates"]]
+            assert tried == ["tcp_refused", None]
+
+            first.start()
+            back = await daemon.wait_status(
+                "the first again",
+                lambda s: s["state"] == "connected" and s["cluster"]["id"] == _id(first),
+                30,
+            )
+            assert back["attempt"]["trigger"] == "failback"
+            assert back["reasons"] == []
+            states = await daemon.states()
+            end = ["degraded", "disconnected", "discovering", "connected"]
+            assert states[-4:] == end
+            tasks.cancel_scope.cancel()
+
+
+@pytest.mark.ray
+@pytest.mark.lab
+async def test_same_cluster_is_moved_back_to_at_once(head: RayHead) -> None:
+    """The preferred name of the same cluster needs no hold, and is no other cluster."""
+    addresses = f'["head.example:{head.port}", "{head.address}"]'
+    config = f"[ray]\naddress = {addresses}\n" + QUICK.replace("good_s = 3", "good_s = 600")
+    async with running_daemon(config=config, launch=False) as daemon:
+        launch_with_hosts(daemon, "240.0.0.1 head.example")
+        await daemon.answers()
+        await daemon.wait_state("connected")
+        await anyio.sleep(1.0)
+        assert (await daemon.status())["state"] == "connected"
+        write_hosts(daemon, "127.0.0.1 head.example")
+        status = await daemon.wait_status(
+            "the preferred name",
+            lambda s: s["state"] == "connected" and s["address"]["url"].startswith("head.example"),
+        )
+        assert status["attempt"]["trigger"] == "failback"
+
+
+@pytest.mark.ray
+async def test_out_of_reach_starts_a_local_cluster_until_it_is_back() -> None:
+    """Both switches: local after the wait, and degraded; with the outside back: moved there."""
+    with ray_head(start=False) as outside:
+        config = "[ray]\nfallback_after_s = 3\n" + QUICK
+        arguments = "--allow-local-start", "--allow-local-fallback"
+        async with running_daemon(*arguments, address=outside.address, config=config) as daemon:
+            local = await daemon.wait_status(
+                "the stand-in", lambda s: _reasons(s) == ["local_fallback"], 3 + 15
+            )
+            assert (local["state"], local["address"]["mode"]) == ("degraded", "local")
+            errors = [c["error"] and c["error"]["type"] for c in local["attempt"]["candidates"]]
+            assert errors == ["tcp_refused", None]
+
+            outside.start()
+            back = await daemon.wait_state("connected", 30)
+            assert back["cluster"]["id"] == _id(outside)
+            assert back["attempt"]["trigger"] == "failback"
+            left = [c for c in daemon.children().values() if "/raylet/raylet" in c]
+            assert left == []
+
+
+async def test_operator_error_never_starts_a_local_cluster() -> None:
+    """What waiting does not mend is told, and nothing is started in its stead."""
+    config = "[ray]\nfallback_after_s = 1\n" + QUICK
+    arguments = "--allow-local-start", "--allow-local-fallback"
+    async with (
+        http_server() as address,
+        running_daemon(*arguments, address=address, config=config) as daemon,
+    ):
+        for _ in range(4):
+            await daemon.wait_status(
+                "not_ray", lambda s: (s["error"] or {}).get("type") == "not_ray"
+            )
+            await anyio.sleep(0.6)
+            await daemon.post("/api/reconnect")
+        names = ("gcs_server", "raylet")
+        assert not [c for c in daemon.children().values() if any(n in c for n in names)]
+
+
+async def test_fallback_needs_the_master_switch() -> None:
+    """Alone it is a bad configuration: exit 78."""
+    async with running_daemon(launch=False) as daemon:
+        daemon._arguments = (*daemon._arguments, "--allow-local-fallback")
+        daemon.launch()
+        assert await daemon.exit_code() == 78
+        assert "ray.allow_local_start" in daemon.log_text()
+
+
+@pytest.mark.ray
+async def test_reload_keeps_what_is_still_a_candidate(head: RayHead) -> None:
+    """A preferred address put before it: the session stays, the reply says so, failback follows."""
+    with ray_head() as preferred:
+        config = f'[ray]\naddress = "{head.address}"\n' + QUICK
+        async with running_daemon(config=config) as daemon:
+            before = await daemon.wait_state("connected")
+            path = daemon.folder / "castrayd.toml"
+            both = f'[ray]\naddress = ["{preferred.address}", "{head.address}"]\n' + QUICK
+            path.write_text(both)
+            _, reply = await daemon.post("/api/reload")
+            kept = await daemon.status()
+
+            assert reply == {
+                "changed": ["ray.address"], "reconnect": False, "restart_required": [],
+            }  # fmt: skip
+            assert kept["session"]["pid"] == before["session"]["pid"]
+            moved = await daemon.wait_status(
+                "the preferred one",
+                lambda s: s["state"] == "connected" and s["cluster"]["id"] == _id(preferred),
+                20,
+            )
+            assert moved["attempt"]["trigger"] == "failback"
+
+            path.write_text("[ray]\nallow_local_start = 3\n")
+            code, refusal = await daemon.post("/api/reload")
+            assert code == 400
+            assert "ray.allow_local_start" in refusal["error"]["message"]
+            assert (await daemon.status())["session"]["pid"] == moved["session"]["pid"]
+
+
+@pytest.mark.ray
+async def test_reload_takes_discovery_and_switches(head: RayHead, tmp_path: Path) -> None:
+    """A file of addresses that is named by a reload is used at once."""
+    file = tmp_path / "addresses"
+    file.write_text(head.address)
+    async with running_daemon(config="[ray]\ndiscovery = []\n" + QUICK) as daemon:
+        await daemon.wait_status("an error", lambda s: s["error"] is not None)
+        text = f'[ray]\ndiscovery = ["file"]\naddresses_file = "{file}"\n' + QUICK
+        (daemon.folder / "castrayd.toml").write_text(text)
+        _, reply = await daemon.post("/api/reload")
+        assert (reply["changed"], reply["reconnect"]) == (
+            ["ray.discovery", "ray.addresses_file"], True,
+        )  # fmt: skip
+        status = await daemon.wait_state("connected")
+        assert status["attempt"]["trigger"] == "config_reload"
