@@ -454,10 +454,16 @@ def table() -> str:
 def _type(annotated: Any) -> str:  # noqa: ANN401
     schema = msgspec.json.schema(annotated)
     kinds = schema.get("anyOf") or [schema]
-    names = [kind.get("type") or " ".join(map(str, kind.get("enum", ()))) for kind in kinds]
+    names = [_type_of(kind) for kind in kinds]
     bounds = {k: v for k, v in schema.items() if k in _LIMITS and v != DAY_S}
     limits = " ".join(f"{_LIMITS[k]} {v:g}" for k, v in bounds.items())
     return " or ".join(name for name in names if name != "null") + (f" {limits}" if limits else "")
+
+
+def _type_of(schema: Mapping[str, Any]) -> str:
+    if schema.get("type") == "array":
+        return f"list of {_type_of(schema['items'])}"
+    return schema.get("type") or " ".join(map(str, schema.get("enum", ())))
 
 
 _LIMITS: Final = {

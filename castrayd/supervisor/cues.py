@@ -18,6 +18,7 @@ from castrayd.core.phases import PhaseClock
 from castrayd.core.states import Mode, Trigger
 from castrayd.errors import AttachError, Phase
 from castrayd.probe.credentials import Tls
+from castrayd.probe.discovery import discover
 from castrayd.probe.ladder import Climb, climb
 from castrayd.probe.returned import wait_returned
 from castrayd.supervisor.attachment import Attachment
@@ -110,11 +111,12 @@ class Cues:
     async def _found(self) -> None:
         """Wait until there is a candidate that there was not."""
         known = {trial.candidate.address for trial in self.trials}
-        if not self.connection().discovery.kinds:
-            await anyio.sleep_forever()
         while True:
             await anyio.sleep(LOOK_S)
-            now = {one.address for one in await self.connection().every()}
+            connection = self.connection()
+            known |= {one.address for one in connection.candidates(None)}
+            found = await discover(connection.discovery, connection.deadlines.discover_s)
+            now = {one.address for one in found}
             if now - known:
                 return
             known = now
