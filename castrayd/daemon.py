@@ -5,6 +5,7 @@ Order of start: settings, ledger, lock and socket, control API, supervisor, then
 calls `run`.
 """
 
+import asyncio
 import os
 import platform
 import secrets
@@ -28,11 +29,11 @@ from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve
 from castrayd.control.bodies import ReloadReply, VersionDocument
 from castrayd.control.paths import default_socket_path
-from castrayd.control.socket import AlreadyRunningError, claim
+from castrayd.control.socket import claim
 from castrayd.core import events as e
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import SettingsError
+from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.ledger import Ledger, Wish
 from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
@@ -44,12 +45,15 @@ from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
 
 LOAD_AFTER_S: Final = 0.05
+FLUSH_S: Final = 1.0
+"""What the last log lines get, where nobody reads them."""
 EXIT_INTERNAL: Final = 70
 EXIT_RUNNING: Final = 73
 EXIT_CONFIG: Final = 78
@@ -79,42 +83,44 @@ def run(request: RunRequest) -> int:
         settings, warnings = request.settings()
         return anyio.run(partial(_main, request, settings, warnings), backend="asyncio")
     except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-        return EXIT_CONFIG
+        return _refuse(str(error), EXIT_CONFIG)
     except AlreadyRunningError as error:
-        sys.stderr.write(f"castrayd: {error}\n")
-        return EXIT_RUNNING
+        return _refuse(f"castrayd: {error}", EXIT_RUNNING)
+
+
+def _refuse(message: str, code: int) -> int:
+    if sys.stderr is not None:
+        sys.stderr.write(f"{message}\n")
+    return code
 
 
 async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> int:
-    daemon = _Daemon(request, settings, warnings)
-    try:
-        with claim(daemon.socket_path) as listener:
-            await daemon.serve(listener)
-    except (SettingsError, AlreadyRunningError):
-        raise
-    except Exception:
-        log.exception("castrayd ends: this is a bug, please report it")
-        return EXIT_INTERNAL
-    finally:
-        daemon.ledger.close()
-    if not daemon.supervisor.snapshot.stopping:
-        log.critical("castrayd ends without having been told to: this is a bug")
-        return EXIT_INTERNAL
-    log.info("stopped")
-    return 0
+    """Claim the socket before anything of another daemon's could be touched."""
+    path = _socket_path(request, settings)
+    with claim(path) as listener:
+        daemon = _Daemon(request, settings, warnings, path)
+        try:
+            return await daemon.run(listener)
+        finally:
+            daemon.close()
 
 
 class _Daemon:
     """All parts of one running daemon."""
 
-    def __init__(self, request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        request: RunRequest,
+        settings: Settings,
+        warnings: tuple[str, ...],
+        socket_path: Path,
+    ) -> None:
         self.request = request
         self.settings = settings
         self.clock = Clock()
         self.level = LogLevel(settings.log.level)
-        _configure_logs(settings, self.level, self.clock)
-        self.socket_path = _socket_path(request, settings)
+        self._log_writer = _configure_logs(settings, self.level, self.clock)
+        self.socket_path = socket_path
         self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
         self.publisher = Publisher(events, self.clock)
@@ -143,6 +149,25 @@ class _Daemon:
 
     async def _store_wish(self, wish: Wish) -> None:
         await anyio.to_thread.run_sync(self.ledger.store_wish, wish)
+
+    async def run(self, listener: socket.socket) -> int:
+        """Serve, and return the process's exit code."""
+        asyncio.get_running_loop().set_exception_handler(_loop_trouble)
+        try:
+            await self.serve(listener)
+        except Exception as error:
+            log.critical("castrayd ends: this is a bug, please report it", exc_info=error)
+            return EXIT_INTERNAL
+        if not self.supervisor.snapshot.stopping:
+            log.critical("castrayd ends without having been told to: this is a bug")
+            return EXIT_INTERNAL
+        log.info("stopped")
+        return 0
+
+    def close(self) -> None:
+        """Let go of the ledger, and of what is still to be logged."""
+        self.ledger.close()
+        self._log_writer.flush(FLUSH_S)
 
     async def serve(self, listener: socket.socket) -> None:
         """Serve until a signal says stop; nothing is left when it returns."""
@@ -260,6 +285,12 @@ class _Daemon:
             log.warning(text, code=code)
 
 
+def _loop_trouble(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what asyncio would print, so that the log stays one of whole lines."""
+    message = context.get("message", "trouble in the event loop")
+    log.error(message, exc_info=context.get("exception"))
+
+
 async def _load_soon() -> None:
     """Load gRPC before it is needed, but not beside the first attempt's first phases."""
     await anyio.sleep(LOAD_AFTER_S)
@@ -321,18 +352,22 @@ def _state_dir(request: RunRequest, settings: Settings) -> Path:
         base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"
         chosen = f"{base}/{request.instance}" if request.instance else base
     path = Path(chosen)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        problem = SettingsProblem("daemon.state_dir", str(error))
+        raise SettingsError(str(path), (problem,)) from error
     return path
 
 
-def _configure_logs(settings: Settings, level: LogLevel, clock: Clock) -> None:
+def _configure_logs(settings: Settings, level: LogLevel, clock: Clock) -> LineWriter:
     bound: dict[str, Any] = {
         "service.name": "castrayd",
         "service.version": castrayd.__version__,
         "host.name": socket.gethostname(),
         "process.pid": os.getpid(),
     }
-    configure(choose_format(settings.log.format, sys.stderr), level, clock.now, bound)
+    return configure(choose_format(settings.log.format, sys.stderr), level, clock.now, bound)
 
 
 def _installed(package: str) -> str | None:

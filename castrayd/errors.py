@@ -14,6 +14,7 @@ __all__ = (
     "ANY_PHASE",
     "API_STATUS",
     "ERROR_CLASSES",
+    "AlreadyRunningError",
     "ApiError",
     "ApiErrorType",
     "AttachError",
@@ -361,11 +362,23 @@ MESSAGE_CHARS: Final = 1024
 class CastraydError(Exception):
     """The root of what castrayd raises on purpose.
 
+    * `AlreadyRunningError`: another daemon holds what this one needs.
     * `AttachError`: a classified fault of an attempt or of an attachment.
     * `SettingsError`: faults of the settings, all at once.
     * `ApiError`: a request that is refused, with its type.
     * `InvalidTransitionError`: a bug, a pair that the transition table lacks.
     """
+
+
+class AlreadyRunningError(CastraydError):
+    """Raised when another daemon holds the socket, or the ledger."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"another castrayd uses {self.path}"
 
 
 class AttachError(CastraydError):

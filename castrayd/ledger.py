@@ -2,18 +2,21 @@
 
 Holds the daemon's lasting id, what is desired and by whose wish, and the reach of the event
 numbers. Calls block on the disk: the daemon makes them from a thread, except while it starts.
-A damaged file is set aside and a new one begun; one that is newer than this code is refused.
+A damaged file is set aside and a new one begun; one that is newer than this code is refused. A
+lock beside the file keeps two daemons from sharing one identity.
 """
 
+import fcntl
+import os
 import sqlite3
+import threading
 import uuid
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from castrayd.core.states import Desired
-from castrayd.errors import SettingsError, SettingsProblem
+from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 
 __all__ = ("Ledger", "Wish")
 
@@ -34,13 +37,23 @@ class Wish:
 
 
 class Ledger:
-    """One open ledger. Not for use from two threads at once."""
+    """One open ledger, held alone; for use from any thread.
+
+    Raises `AlreadyRunningError` where another daemon holds it, and `SettingsError` where the
+    folder cannot be written to or the file is newer than this code.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._turn = threading.Lock()
         self.set_aside: Path | None = None
         """Where a damaged file was moved, when there was one."""
-        self._db = self._open()
+        try:
+            self._lock = _held(path)
+            self._db = self._open()
+        except (OSError, sqlite3.OperationalError) as error:
+            problem = SettingsProblem("daemon.state_dir", str(error))
+            raise SettingsError(str(path), (problem,)) from error
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -77,8 +90,10 @@ class Ledger:
             raise sqlite3.DatabaseError(verdict)
 
     def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+        """Close the file, and let go of it."""
+        with self._turn:
+            self._db.close()
+        os.close(self._lock)
 
     def daemon_id(self) -> str:
         """Return the lasting id of this daemon, made at the first start."""
@@ -100,17 +115,14 @@ class Ledger:
 
     def store_wish(self, wish: Wish) -> None:
         """Keep what is desired over restarts; durable when it returns."""
-        with closing(self._db.cursor()) as cursor:
-            cursor.execute("BEGIN IMMEDIATE")
-            cursor.executemany(
-                _UPSERT,
-                [
-                    ("desired", wish.desired.value),
-                    ("desired_by", wish.who),
-                    ("desired_why", wish.reason),
-                ],
-            )
-            cursor.execute("COMMIT")
+        facts = [
+            ("desired", wish.desired.value),
+            ("desired_by", wish.who),
+            ("desired_why", wish.reason),
+        ]
+        with self._turn, self._db:  # commits, or rolls back
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(_UPSERT, facts)
 
     def _get(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
@@ -119,6 +131,18 @@ class Ledger:
     def _put(self, key: str, value: str) -> str:
         self._db.execute(_UPSERT, (key, value))
         return value
+
+
+def _held(path: Path) -> int:
+    """Lock the file beside; returns the descriptor, which is the lock."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(f"{path}.lock", flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise AlreadyRunningError(str(path)) from None
+    return lock
 
 
 _UPSERT: Final = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"

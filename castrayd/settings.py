@@ -374,7 +374,10 @@ def _section(
             problems.append(_unknown(path, key, known))
             continue
         try:
+            str(value).encode()  # bytes of the environment need be no text
             values[key] = msgspec.convert(value, known[key])
+        except UnicodeEncodeError:
+            problems.append(SettingsProblem(path, "is not UTF-8 text"))
         except msgspec.ValidationError as error:
             problems.append(SettingsProblem(path, f"{error}{_choice(known[key])}"))
     return kind(**values)

@@ -63,6 +63,9 @@ def _failures() -> Iterator[None]:
         fail(EXIT_FAILED, "the daemon does not answer")
     except BrokenPipeError:  # `castrayctl events | head` is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        fail(EXIT_FAILED, f"cannot write: {error.strerror}")
 
 
 def asks(command: Callable[Concatenate[Session, P], None]) -> Callable[P, None]:

@@ -7,8 +7,8 @@ ours only what does the same.
 import os
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -22,12 +22,30 @@ from castrayd.cli.asking import (
     asks,
     fail,
 )
-from castrayd.cli.client import Client, NoDaemonError, quoted
+from castrayd.cli.client import ApiRefusedError, Client, NoDaemonError, quoted
 from castrayd.control.paths import find_socket
 
 __all__ = ("main",)
 
+_C = TypeVar("_C", bound=Callable[..., object])
 STATES: Final = click.Choice(["disconnected", "discovering", "connected", "degraded"])
+
+
+LONGEST_S: Final = 7 * 86400
+
+
+def _timeout(default_s: float) -> Callable[[_C], _C]:
+    """Make the option that every wait has, in seconds."""
+
+    def checked(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+        if not 0 <= value <= LONGEST_S:  # also refuses what is no number at all
+            raise click.BadParameter(f"{value} is not in the range 0<=x<={LONGEST_S}.")
+        return value
+
+    return click.option(
+        "--timeout", type=float, default=default_s, show_default=True, callback=checked,
+        help="Seconds.",
+    )  # fmt: skip
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,6 +60,8 @@ def main(context: click.Context, socket: str | None, instance: str | None, as_js
     Exit codes: 1 failed, 2 usage, 3 no daemon at the socket, 4 not in the state asked for,
     5 forbidden.
     """
+    if sys.stdout is None:  # `>&-`: nobody wants to read, and that is no fault
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  for as long as we live
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without our bars gets a "?"
@@ -62,8 +82,7 @@ def status(session: Session, expect: str | None) -> None:
 
 @main.command()
 @click.option("--for", "state", type=STATES, required=True)
-@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True,
-              help="Seconds.")  # fmt: skip
+@_timeout(60.0)
 @asks
 def wait(session: Session, state: str, timeout: float) -> None:
     """Wait until the daemon is in a state; survives its restart. Exit 4 when it takes too long."""
@@ -71,12 +90,19 @@ def wait(session: Session, state: str, timeout: float) -> None:
     seen = "no daemon is there"
     while True:
         try:
-            for seen in _states(session.client, deadline_s):
+            # however short the time, a daemon that is there is heard
+            for seen in _states(session.client, max(deadline_s, time.monotonic() + _LEAST_S)):
                 if seen == state:
+                    if session.json:
+                        session.show(session.client.get("/api/status"), render.status_lines)
                     return
+                if time.monotonic() >= deadline_s:
+                    break
         except NoDaemonError:
-            pass
+            seen = "no daemon is there"
         except TimeoutError:
+            if seen == "no daemon is there":
+                seen = "it does not answer"
             break
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
@@ -85,6 +111,7 @@ def wait(session: Session, state: str, timeout: float) -> None:
     fail(EXIT_OTHER_STATE, f"not {state} within {timeout:g} s: {seen}")
 
 
+_LEAST_S: Final = 1.0
 _AGAIN_S: Final = 0.1
 """While there is no daemon nothing can be followed: look this often."""
 
@@ -105,8 +132,15 @@ def _states(client: Client, deadline_s: float) -> Iterator[str]:
 @click.option("--address", metavar="HOST:PORT", help="Try this one, once.")
 @click.option("--reason", help="For the log.")
 @click.option("--wait", "waits", is_flag=True, help="Wait for the attempt's end; 1 if it fails.")
+@_timeout(120.0)
 @asks
-def reconnect(session: Session, address: str | None, reason: str | None, waits: bool) -> None:  # noqa: FBT001
+def reconnect(
+    session: Session,
+    address: str | None,
+    reason: str | None,
+    waits: bool,  # noqa: FBT001
+    timeout: float,
+) -> None:
     """Begin an attempt now, or join the one under way."""
     body = {"address": address, "reason": reason}
     answer = session.client.ask("POST", "/api/reconnect", body)
@@ -114,19 +148,30 @@ def reconnect(session: Session, address: str | None, reason: str | None, waits: 
         verb = "joined" if answer["joined"] else "began"
         session.show(answer, lambda a: [f"{verb} attempt {a['attempt_id']}"])
         return
-    attempt = _ended(session.client, answer["attempt_id"])
+    attempt = _ended(session.client, answer["attempt_id"], time.monotonic() + timeout)
     session.show(attempt, render.attempt_lines)
     if attempt["outcome"] != "success":
         raise SystemExit(EXIT_FAILED)
 
 
-def _ended(client: Client, attempt_id: str) -> dict[str, Any]:
-    """Follow the stream until an attempt has ended; returns its document."""
-    target = "/api/events?since=0&follow=true&types=castray.connection.attempt"
-    for event in client.stream(target):
-        if event.get("id") == attempt_id:
-            return event
-    raise NoDaemonError(f"{client.path}: it ended before the attempt did")
+def _ended(client: Client, attempt_id: str, deadline_s: float) -> dict[str, Any]:
+    """Look at an attempt until it has ended; returns its document."""
+    target = f"/api/attempts/{quoted(attempt_id)}"
+    while True:
+        try:
+            attempt: dict[str, Any] = client.get(target)
+        except ApiRefusedError as error:
+            if error.type != "not_found":
+                raise
+            # planned, until what went before has ended; or called off before it began
+            if client.get("/api/status")["desired"] != "up":
+                fail(EXIT_FAILED, "the attempt was called off: paused")
+        else:
+            if attempt["outcome"] is not None:
+                return attempt
+        if time.monotonic() > deadline_s:
+            fail(EXIT_FAILED, "the attempt has not ended in time")
+        time.sleep(_AGAIN_S)
 
 
 @main.command()

@@ -9,13 +9,14 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, BinaryIO, Final
 
 __all__ = ("ApiRefusedError", "Client", "NoDaemonError", "quoted")
 
 ANSWER_S: Final = 30.0
 """Longer than the daemon takes for anything that it does before it answers."""
+_AGAIN_S: Final = 0.02
 REFUSED: Final = 400
 """Statuses from here on are refusals."""
 
@@ -38,7 +39,8 @@ class ApiRefusedError(Exception):
 
 def quoted(text: str) -> str:
     """Percent-encode a part of a target, RFC 3986 section 2."""
-    return "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02X}" for b in text.encode())
+    data = text.encode(errors="surrogateescape")
+    return "".join(chr(b) if chr(b) in _PLAIN else f"%{b:02X}" for b in data)
 
 
 _PLAIN: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~,")
@@ -81,8 +83,8 @@ class Client:
     ) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, str]]]:
         """Send a request and yield where its good answer is read from."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            self._connect(connection, timeout_s)
             connection.settimeout(timeout_s)
-            self._connect(connection)
             try:
                 connection.sendall(_request(method, target, body))
                 with connection.makefile("rb") as file:
@@ -93,16 +95,27 @@ class Client:
             except (ConnectionError, ValueError) as error:
                 raise NoDaemonError(f"{self.path}: it broke off its answer") from error
 
-    def _connect(self, connection: socket.socket) -> None:
-        try:
-            connection.connect(self.path)
-        except PermissionError as error:
-            message = f"{self.path}: {error.strerror}"
-            raise ApiRefusedError(403, {"type": "forbidden", "message": message}) from error
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise NoDaemonError(f"{self.path}: {error.strerror or error}") from error
+    def _connect(self, connection: socket.socket, timeout_s: float | None) -> None:
+        """Connect; a daemon whose queue is full is there, and busy, so that is waited for.
+
+        A blocking connect would wait in the kernel, and for ever (unix(7)).
+        """
+        connection.settimeout(0.0)
+        over_s = monotonic() + (ANSWER_S if timeout_s is None else timeout_s)
+        while True:
+            try:
+                connection.connect(self.path)
+            except BlockingIOError:
+                if monotonic() > over_s:
+                    raise TimeoutError from None
+                sleep(_AGAIN_S)
+            except PermissionError as error:
+                message = f"{self.path}: {error.strerror}"
+                raise ApiRefusedError(403, {"type": "forbidden", "message": message}) from error
+            except (OSError, ValueError) as error:
+                raise NoDaemonError(f"{self.path!r}: {error}") from error
+            else:
+                return
 
 
 def _request(method: str, target: str, body: object) -> bytes:
@@ -128,7 +141,19 @@ def _head(file: BinaryIO) -> tuple[int, dict[str, str]]:
 def _chunked_lines(file: BinaryIO) -> Iterator[bytes]:
     """Yield whole lines; a line may be spread over chunks, RFC 9112 section 7.1."""
     rest = b""
-    while size := int(file.readline().partition(b";")[0] or b"0", 16):
-        *lines, rest = (rest + file.read(size)).split(b"\n")
+    while size := _size(file.readline()):
+        data = file.read(size)
+        if len(data) < size:
+            raise ConnectionError("the stream broke off")
+        *lines, rest = (rest + data).split(b"\n")
         file.readline()
         yield from lines
+    if rest:
+        raise ConnectionError("the stream broke off within a line")
+
+
+def _size(line: bytes) -> int:
+    """Read a chunk's size; no line at all is no end of the stream, but of the connection."""
+    if not line:
+        raise ConnectionError("the stream broke off")
+    return int(line.partition(b";")[0], 16)

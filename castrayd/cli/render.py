@@ -5,7 +5,7 @@ returns lines; what a terminal wants otherwise than a pipe is decided in `termin
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from castrayd.cli.terminal import TIE, aligned, bar, cell, coloured, style, table
@@ -45,15 +45,8 @@ def _headline(status: Document) -> str:
     colour = _STATES[status["state"]]
     dot = f"{style('●', colour)} " if coloured() else ""
     state = style(status["state"], colour, "bold")
-    age_s = (_now(status) - _time(status["since"])).total_seconds()
     since = style(f"since {_moment(status['since'])}", "dim")
-    return f"{dot}{state} for {_seconds(max(0.0, age_s))}, {since}"
-
-
-def _now(status: Document) -> datetime:
-    """Return what the daemon's clock showed: ours may differ, in a container or a test."""
-    daemon = status["daemon"]
-    return _time(daemon["started_at"]) + timedelta(seconds=daemon["uptime_s"])
+    return f"{dot}{state} for {_seconds(status['state_s'])}, {since}"
 
 
 def _status_rows(status: Document) -> Iterator[tuple[str, str]]:

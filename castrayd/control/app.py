@@ -5,7 +5,8 @@ The composition root calls `serve`; tests may build the application alone. Route
 
 import contextlib
 import math
-from collections.abc import Callable
+from asyncio import BaseTransport
+from collections.abc import Callable, Iterable
 from socket import socket
 from time import monotonic
 from typing import Final
@@ -21,6 +22,7 @@ from castrayd.control.gate import READS, Gate
 from castrayd.control.limits import RateLimit
 from castrayd.control.rendered import RenderedStatus
 from castrayd.control.routes import Control, Handler, Routes
+from castrayd.control.socket import BACKLOG
 from castrayd.control.stream import EventStreams
 from castrayd.control.stuck import cut_stuck
 from castrayd.errors import API_STATUS, ApiError, ApiErrorType
@@ -65,8 +67,12 @@ def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic)
     app.on_shutdown.append(end_streams)
     limit = RateLimit(RECONNECT_BURST, RECONNECTS_PER_S, now)
     Routes(control, limit, status, streams).add_to(app.router, guarded)
-    app.router.add_route("*", ELSEWHERE, guarded(_elsewhere))
+    app.router.add_route("*", ELSEWHERE, guarded(_elsewhere), expect_handler=_expect_nothing)
     return app
+
+
+async def _expect_nothing(_request: web.Request) -> None:
+    """Leave whatever is expected to the guard, which refuses."""
 
 
 async def _elsewhere(request: web.Request) -> web.StreamResponse:
@@ -130,6 +136,12 @@ class _ServerLog:
             log.error(message % args if args else message, exc_info=exc_info)
 
 
+def _transports(runner: web.AppRunner) -> Iterable[BaseTransport | None]:
+    """Return the connections that there are, those that have said nothing yet among them."""
+    server = runner.server
+    return [one.transport for one in server.connections] if server is not None else ()
+
+
 async def serve(
     control: Control,
     listener: socket,
@@ -152,9 +164,9 @@ async def serve(
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
         task_status.started()
-        await cut_stuck(gate.connections)
+        await cut_stuck(lambda: _transports(runner), gate.has_asked)
     finally:
         with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
             await runner.cleanup()

@@ -5,7 +5,6 @@ request itself says.
 """
 
 from asyncio import BaseTransport
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakKeyDictionary
@@ -55,9 +54,9 @@ class Gate:
         request[_WHO] = f"uid {caller.peer.uid}"
         _note(request, caller.peer)
 
-    def connections(self) -> Iterable[BaseTransport]:
-        """Return the connections that have asked for something."""
-        return self._callers.keys()
+    def has_asked(self, transport: BaseTransport) -> bool:
+        """Whether a whole request has ever come over this connection."""
+        return transport in self._callers
 
     def _caller(self, transport: BaseTransport | None) -> _Caller:
         known = self._callers.get(transport) if transport is not None else None

@@ -85,15 +85,15 @@ class Routes:
             ("/api/openapi.json", self.openapi),
         ):
             # no HEAD: of the stream it has no sense
-            router.add_get(path, guarded(handler), allow_head=False)
+            router.add_get(path, guarded(handler), allow_head=False, expect_handler=_expect)
         for path, handler in (
             ("/api/reconnect", self.reconnect),
             ("/api/pause", self.pause),
             ("/api/resume", self.resume),
             ("/api/reload", self.reload),
         ):
-            router.add_post(path, guarded(handler))
-        router.add_put("/api/log-level", guarded(self.set_log_level))
+            router.add_post(path, guarded(handler), expect_handler=_expect)
+        router.add_put("/api/log-level", guarded(self.set_log_level), expect_handler=_expect)
 
     async def status(self, request: web.Request) -> web.Response:
         query(request)
@@ -225,3 +225,9 @@ def _note_reconnect(
     verb = "joins" if joined else "begins"
     message = f"{who(request)} {verb} attempt {attempt_id}: {asked.reason or 'no reason given'!r}"
     log.info(message, **{"castray.attempt.id": attempt_id, "castray.request.reason": asked.reason})
+
+
+async def _expect(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`; any other expectation is left to the guard of the route."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

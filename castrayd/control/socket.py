@@ -13,24 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from castrayd.errors import CastraydError, SettingsError, SettingsProblem
+from castrayd.control.door import Door
+from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 
-__all__ = ("AlreadyRunningError", "claim")
+__all__ = ("BACKLOG", "claim")
 
 MAX_PATH_BYTES: Final = 107
 """sun_path of unix(7), less the terminating zero."""
 BACKLOG: Final = 256
-
-
-class AlreadyRunningError(CastraydError):
-    """Raised when another daemon holds the socket."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-    def __str__(self) -> str:
-        return f"another castrayd serves {self.path}"
 
 
 @contextmanager
@@ -83,7 +73,7 @@ def _bind(path: Path) -> socket.socket:
     """Bind anew; what is in the way is stale, or somebody else's live socket, or no socket."""
     if _lives(path):
         raise AlreadyRunningError(str(path))
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = Door()
     try:
         if path.is_socket():
             path.unlink()

@@ -1,4 +1,4 @@
-"""Clients that do not read: their connections are cut, so that they hold nothing for ever.
+"""Clients that do not read or never ask: they are cut off, so that they hold nothing for ever.
 
 `app.serve` alone runs it. One look at all connections every few seconds costs less than a deadline
 on every write, and covers the writes that aiohttp makes by itself.
@@ -20,19 +20,26 @@ WRITE_S: Final = 10.0
 
 
 async def cut_stuck(
-    connections: Callable[[], Iterable[BaseTransport]], write_s: float = WRITE_S
+    connections: Callable[[], Iterable[BaseTransport | None]],
+    has_asked: Callable[[BaseTransport], bool],
+    look_s: float = WRITE_S,
 ) -> None:
-    """Abort connections on which bytes have waited, none taken, for `write_s`; until cancelled."""
-    waiting: dict[BaseTransport, int] = {}
+    """Abort connections that two looks, `look_s` apart, find stuck alike; until cancelled.
+
+    Stuck is one on which bytes wait, of which none are taken, or which never asked for anything.
+    """
+    stuck: dict[BaseTransport, int] = {}
     while True:
-        await anyio.sleep(write_s)
-        before, waiting = waiting, {}
+        await anyio.sleep(look_s)
+        before, stuck = stuck, {}
         for transport in list(connections()):
             if not isinstance(transport, Transport) or transport.is_closing():
                 continue
             size = transport.get_write_buffer_size()
-            if size and before.get(transport) == size:
-                log.info("a client does not read: cut off")
+            if not size and has_asked(transport):
+                continue
+            if before.get(transport) == size:
+                log.debug("a client does not read, or asks nothing: cut off")
                 transport.abort()
-            elif size:
-                waiting[transport] = size
+            else:
+                stuck[transport] = size

@@ -49,6 +49,8 @@ def parse_address(text: str) -> Address:
     from outside may start a cluster.
     """
     url = text.strip()
+    if not url.isprintable():
+        raise _invalid(text, "expected printable text")
     rest, mode = (url[6:], Mode.CLIENT) if url.startswith("ray://") else (url, Mode.DRIVER)
     host, colon, port = rest.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
@@ -69,8 +71,13 @@ def _is_port(text: str) -> bool:
 
 
 def _invalid(text: str, why: str) -> AttachError:
-    message = f"{text!r}: {why}"
+    message = f"{_shown(text)!r}: {why}"
     return AttachError(Fault.of(ErrorType.ADDRESS_INVALID, Phase.DISCOVER, message))
+
+
+def _shown(text: str) -> str:
+    """Replace what is no text at all: bytes of the environment that are not UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def candidate(text: str, source: str) -> Candidate:
@@ -78,7 +85,7 @@ def candidate(text: str, source: str) -> Candidate:
     try:
         return Candidate(text, source, parse_address(text))
     except AttachError as error:
-        return Candidate(text, source, None, error.fault)
+        return Candidate(_shown(text), source, None, error.fault)
 
 
 def configured(cli: str | None, env: str | None, config: Iterable[str]) -> tuple[Candidate, ...]:

@@ -6,7 +6,6 @@ program is a raylet, Ray's own note of the last cluster, a file of addresses, a 
 Nothing of it is taken for true: each is probed as a configured address would be.
 """
 
-import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -70,19 +69,12 @@ async def _raylets(_where: Discovery, _timeout_s: float) -> tuple[Candidate, ...
     return tuple(candidate(address, "discovery:raylet") for address in addresses)
 
 
-def _believed(raylet: Raylet, proc: str = "/proc") -> bool:
+def _believed(raylet: Raylet) -> bool:
     """Owner and command line are not enough: a stranger may run sudo and call it `raylet`.
 
-    The program is the kernel's word, and readable for our own processes and for root. A raylet
-    of root is hence not discovered by anybody else, who could not use its socket either.
+    A raylet of root is hence not discovered by anybody else, who could not use its socket either.
     """
-    if not is_trusted(raylet.uid):
-        return False
-    try:
-        program = os.readlink(f"{proc}/{raylet.pid}/exe")  # noqa: PTH115  a Path adds nothing
-    except OSError:
-        return False
-    return program.removesuffix(" (deleted)").rpartition("/")[2] == "raylet"
+    return raylet.verified and is_trusted(raylet.uid)
 
 
 async def _current_cluster(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:

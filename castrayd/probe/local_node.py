@@ -7,6 +7,7 @@ A Ray driver needs one. Ray itself waits a minute for it and cannot say why it d
 
 import os
 import socket
+import struct
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,8 @@ class Raylet:
     cluster_id: str
     """Hex."""
     socket: str
+    verified: bool = False
+    """The kernel says that its program is a raylet; False where we may not ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,9 @@ def _raylet(proc: str, pid: str) -> Raylet | None:
         uid = os.stat(f"{proc}/{pid}").st_uid  # noqa: PTH116
     except OSError:
         return None  # it ended meanwhile, or is hidden from us
+    program = _program(proc, pid)
+    if program not in {None, "raylet"}:
+        return None  # anybody may call a process so
     flags = _flags(words)
     return Raylet(
         int(pid),
@@ -72,7 +78,17 @@ def _raylet(proc: str, pid: str) -> Raylet | None:
         flags.get("gcs-address", ""),
         flags.get("cluster-id", ""),
         flags.get("raylet_socket_name", ""),
+        program is not None,
     )
+
+
+def _program(proc: str, pid: str) -> str | None:
+    """Return what the process runs: the kernel's word, for our own processes and for root."""
+    try:
+        program = os.readlink(f"{proc}/{pid}/exe")  # noqa: PTH115  a Path adds nothing
+    except OSError:
+        return None
+    return program.removesuffix(" (deleted)").rpartition("/")[2]
 
 
 def _flags(words: list[bytes]) -> dict[str, str]:
@@ -113,7 +129,7 @@ def usable(seen: list[Raylet], cluster_id: str | None, gcs_address: str) -> Loca
     for raylet in seen:
         if not _matches(raylet, cluster_id, gcs_address):
             continue
-        verdict = _try_socket(raylet.socket)
+        verdict = _try_socket(raylet)
         if verdict is None:
             return LocalNode(raylet.pid, raylet.node_id, raylet.socket, raylet.cluster_id)
         if verdict is PermissionError:
@@ -150,19 +166,28 @@ def _is_own(host: str) -> bool:
     return True
 
 
-def _try_socket(path: str) -> type[OSError] | None:
-    """Connect as the driver will: one that starts refuses, one of another user forbids."""
+def _try_socket(raylet: Raylet) -> type[OSError] | None:
+    """Connect as the driver will: one that starts refuses, one of another user forbids.
+
+    A process that names a socket of somebody else's is none: the kernel says who listens.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.setblocking(False)  # noqa: FBT003  the socket module's form
         try:
-            sock.connect(path)
+            sock.connect(raylet.socket)
         except PermissionError:
             return PermissionError
         except BlockingIOError:
             return None  # its queue is full: it lives, and may be used
         except OSError:
             return OSError
-    return None
+        told = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return None if _UCRED.unpack(told)[0] in {raylet.pid, _HIDDEN_PID} else OSError
+
+
+_UCRED: Final = struct.Struct("3i")
+_HIDDEN_PID: Final = 0
+"""Of a process outside of our PID namespace."""
 
 
 def _forbidden(raylet: Raylet) -> Fault:

@@ -86,7 +86,8 @@ class Session:
         (`session_spawn_failed`, `dependency_missing`, `session_exited`). Cancelled, it kills.
         """
         try:
-            await self._live(task_status)
+            with anyio.CancelScope() as self._scope:  # before the spawn: `close` may come any time
+                await self._live(task_status)
         finally:
             self._done.set()
 
@@ -98,7 +99,6 @@ class Session:
         try:
             self._wire = await Wire.over(wire)
             async with anyio.create_task_group() as tasks:
-                self._scope = tasks.cancel_scope
                 tasks.start_soon(self._watch, child, name=f"session-{self.id}-exit")
                 tasks.start_soon(self._read, name=f"session-{self.id}-wire")
                 for stream, descriptor in child.outputs:

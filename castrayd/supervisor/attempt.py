@@ -85,6 +85,9 @@ class Attempt:
         except AttachError as error:
             outcome, self._fault = Outcome.FAILURE, error.fault
             raise
+        except Exception as error:
+            outcome, self._fault = Outcome.FAILURE, self._bug(error)
+            raise AttachError(self._fault) from error
         finally:
             self._outcome = outcome
             self._duration_s = self._clock.monotonic() - self._started_s
@@ -154,11 +157,23 @@ class Attempt:
 
     # --- what came of it ---
 
+    def _under_way(self) -> tuple[Trial | None, Phase]:
+        """The first candidate that has no end yet, and the phase that it is in."""
+        trial = next((trial for trial in self.trials if trial.fault is None), None)
+        clock = trial.clock if trial else self._discovery
+        return trial, next(reversed(clock.durations), Phase.DISCOVER)
+
+    def _bug(self, error: Exception) -> Fault:
+        """A bug must not end the daemon: it is a typed fault too."""
+        trial, phase = self._under_way()
+        fault = Fault.of(ErrorType.INTERNAL, phase, f"{type(error).__name__}: {error}")
+        if trial is not None:
+            self._decided, trial.fault = trial, fault
+        return fault
+
     def _overrun(self) -> Fault:
         """Name the attempt's own deadline by the phase that it cut short."""
-        cut = next((trial for trial in self.trials if trial.fault is None), None)
-        clock = cut.clock if cut else self._discovery
-        phase = next(reversed(clock.durations), Phase.DISCOVER)
+        cut, phase = self._under_way()
         seconds = self._connection.deadlines.attempt_s
         message = f"the attempt as a whole took longer than {seconds} s"
         fault = Fault.of(_OVERRUN.get(phase, ErrorType.INIT_TIMEOUT), phase, message)
@@ -194,6 +209,8 @@ class Attempt:
             duration_s,
             phases,
             self._fault,
+            shown.candidate.text if shown else None,
+            shown.candidate.source if shown else None,
             tuple(trial.document() for trial in self.trials),
         )
 

@@ -94,6 +94,9 @@ class AttemptDocument:
     """Of the attempt alone; so far, while it is under way."""
     phases: Mapping[str, float]
     error: Fault | None
+    address: str | None
+    """Of the candidate that decided, or is under way."""
+    source: str | None
     candidates: tuple[CandidateDocument, ...]
 
 
@@ -157,6 +160,8 @@ class Status:
     daemon: DaemonDocument
     state: State
     since: str
+    state_s: float
+    """How long it has been so; on a clock that nobody sets."""
     desired: Desired
     desired_by: str
     desired_reason: str

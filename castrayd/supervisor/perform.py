@@ -16,7 +16,7 @@ from castrayd.core import commands as c
 from castrayd.core import events as e
 from castrayd.core.cluster import Place
 from castrayd.core.states import Mode
-from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.errors import AttachError, ErrorType, Fault
 from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.attempt import Attempt
@@ -94,10 +94,9 @@ class Performer:
         try:
             attached = await self.attempt.run()
         except AttachError as error:
+            if error.fault.type is ErrorType.INTERNAL:
+                log.error("an attempt failed by a bug", exc_info=error)
             return await self._failed(command, error.fault)
-        except Exception as error:
-            log.exception("attempt_bug")  # a bug must not end the daemon: it is a typed fault too
-            return await self._failed(command, _internal(error))
         except BaseException:
             self._on_cancelled(self.attempt.document())
             raise
@@ -158,8 +157,3 @@ class Performer:
         self.last_nodes = attachment.alive or self.last_nodes
         if changes is not None:
             self._publisher.nodes_changed(changes.joined, changes.died, changes.alive, changes.dead)
-
-
-def _internal(error: Exception) -> Fault:
-    message = f"{type(error).__name__}: {error}"
-    return Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, message)

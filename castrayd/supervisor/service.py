@@ -4,6 +4,8 @@ import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import anyio
+
 import castrayd
 from castrayd.core import events as e
 from castrayd.core.snapshot import Snapshot
@@ -57,6 +59,7 @@ class AttachmentService:
         self._identity = identity
         self._wish = wish
         self._store_wish = store_wish
+        self._wishing = anyio.Lock()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -69,17 +72,20 @@ class AttachmentService:
 
     async def pause(self, who: str, reason: str | None) -> Step:
         """Want no attachment, until resumed, over restarts too."""
-        await self._want(Wish(Desired.PAUSED, who, reason or ""))
-        return await self._supervisor.ask(e.PauseRequested(self._clock.monotonic()))
+        return await self._want(Wish(Desired.PAUSED, who, reason or ""), e.PauseRequested)
 
     async def resume(self, who: str, reason: str | None) -> Step:
         """Want the attachment back."""
-        await self._want(Wish(Desired.UP, who, reason or ""))
-        return await self._supervisor.ask(e.ResumeRequested(self._clock.monotonic()))
+        return await self._want(Wish(Desired.UP, who, reason or ""), e.ResumeRequested)
 
-    async def _want(self, wish: Wish) -> None:
-        await self._store_wish(wish)
-        self._wish = wish
+    async def _want(
+        self, wish: Wish, request: type[e.PauseRequested] | type[e.ResumeRequested]
+    ) -> Step:
+        """One wish at a time, so that what is stored last is what was asked for last."""
+        async with self._wishing:
+            await self._store_wish(wish)
+            self._wish = wish
+            return await self._supervisor.ask(request(self._clock.monotonic()))
 
     def attempts(self, limit: int) -> list[AttemptDocument]:
         """Return the last attempts, newest first, the one under way included."""
@@ -122,6 +128,7 @@ class AttachmentService:
             since=self._clock.at(snapshot.since_s)
             if snapshot.since_s
             else self._identity.started_at,
+            state_s=max(0.0, now_s - (snapshot.since_s or self._identity.started_s)),
             desired=snapshot.desired,
             desired_by=self._wish.who,
             desired_reason=self._wish.reason,

@@ -1,18 +1,22 @@
 """Logging: structlog set up once, JSON lines off a terminal, colours on one, a level that moves.
 
-Only the composition root configures; everybody else asks for `structlog.get_logger()`. A log
-line that cannot be written is dropped: the daemon never ends, nor waits, for its log.
+Only the composition root configures; everybody else asks for `structlog.get_logger()`. Lines are
+written by `lines`: the daemon never ends, nor waits, for its log.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from enum import StrEnum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
+
+from castrayd.telemetry.lines import LineWriter
 
 __all__ = ("LEVELS", "LogFormat", "LogLevel", "choose_format", "configure")
 
@@ -47,15 +51,15 @@ class LogLevel:
 
     def drop_below(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """Drop what is below the level; a structlog processor."""
-        if LEVELS.get(method, 0) < LEVELS[self._level]:
+        if LEVELS[method] < LEVELS[self._level]:
             raise structlog.DropEvent
         return event
 
 
-def choose_format(wanted: str, stream: TextIO) -> LogFormat:
+def choose_format(wanted: str, stream: TextIO | None) -> LogFormat:
     """Resolve `auto`: colours on a terminal, JSON lines everywhere else."""
     if wanted == "auto":
-        return LogFormat.CONSOLE if stream.isatty() else LogFormat.JSON
+        return LogFormat.CONSOLE if stream and stream.isatty() else LogFormat.JSON
     return LogFormat.CONSOLE if wanted == "console" else LogFormat.JSON
 
 
@@ -65,15 +69,24 @@ def configure(
     now: Callable[[], str],
     bound: Mapping[str, Any],
     stream: TextIO | None = None,
-) -> None:
-    """Set structlog up. `bound` goes into every JSON line (service, host, pid)."""
-    out = stream or sys.stderr
+) -> LineWriter:
+    """Set structlog up; returns the writer, to be flushed at the end.
+
+    `bound` goes into every JSON line (service, host, pid).
+    """
+    out = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115  for ever
 
     def stamp(_logger: object, method: str, event: EventDict) -> EventDict:
         message = event.pop("event")
         return {"timestamp": now(), "level": method, "message": message, **bound, **event}
 
     render: Callable[..., str] = _json if format is LogFormat.JSON else Console(out).render
+
+    def dropped(count: int) -> str:
+        message = f"{count} log lines were dropped: nobody read them"
+        return render(None, "warning", stamp(None, "warning", {"event": message}))
+
+    writer = LineWriter(out, dropped)
     structlog.configure(
         processors=[
             level.drop_below,
@@ -82,33 +95,34 @@ def configure(
             stamp,
             render,
         ],
-        logger_factory=lambda *_: _Writer(out),
+        logger_factory=lambda *_: _Logger(writer.write),
         wrapper_class=structlog.BoundLogger,
         cache_logger_on_first_use=False,
     )
+    return writer
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
-    return _ENCODER.encode(event).decode()
+    try:
+        return _ENCODER.encode(event).decode()
+    except UnicodeEncodeError:  # bytes of the environment that are no text
+        return json.dumps(event, default=str)
 
 
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
-class _Writer:
-    """Writes a line, and drops it where that is not possible."""
+class _Logger:
+    """What structlog calls: each level is a line. `exception` is none: `error` has `exc_info`."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = write
 
-    def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except OSError:
-            return  # a full disk or a reader that is gone must not end the daemon
 
-    debug = info = warning = error = critical = exception = msg
+_CONTROLS: Final[Mapping[int, str]] = MappingProxyType(
+    dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
+)
+"""What Ray says, or a session, must not move the cursor of who reads it."""
 
 
 class Console:
@@ -124,7 +138,8 @@ class Console:
 
     def render(self, _logger: object, method: str, event: EventDict) -> str:
         """Render one event; a structlog processor, the last one."""
-        head = f"{event['timestamp'][11:23]} {self._level(method)} {event['message']}"
+        message = str(event["message"]).translate(_CONTROLS)
+        head = f"{event['timestamp'][11:23]} {self._level(method)} {message}"
         return "\n".join([head, *(str(event[key]) for key in self._SHOWN if key in event)])
 
     def _level(self, method: str) -> str:

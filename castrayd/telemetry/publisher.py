@@ -16,18 +16,9 @@ from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
 from castrayd.telemetry.noise import NoiseGate
 
-__all__ = ("AttemptFact", "CandidateFact", "Publisher")
+__all__ = ("AttemptFact", "Publisher")
 
 log = structlog.get_logger("castrayd")
-
-
-class CandidateFact(Protocol):
-    """What is told of a candidate."""
-
-    @property
-    def address(self) -> str: ...
-    @property
-    def source(self) -> str: ...
 
 
 class AttemptFact(Protocol):
@@ -48,7 +39,9 @@ class AttemptFact(Protocol):
     @property
     def error(self) -> Fault | None: ...
     @property
-    def candidates(self) -> Sequence[CandidateFact]: ...
+    def address(self) -> str | None: ...
+    @property
+    def source(self) -> str | None: ...
 
 
 class Publisher:
@@ -185,19 +178,15 @@ def _attempt_keys(attempt: AttemptFact) -> dict[str, Any]:
         "castray.attempt.duration_s": attempt.duration_s,
         **{f"castray.phase.{name}_s": seconds for name, seconds in attempt.phases.items()},
     }
-    if attempt.candidates:
-        deciding = attempt.candidates[-1]
-        keys |= {"server.address": deciding.address, "castray.address.source": deciding.source}
+    if attempt.address is not None:
+        keys |= {"server.address": attempt.address, "castray.address.source": attempt.source}
     if attempt.error is not None:
         keys |= {"castray.phase.failed": attempt.error.phase, **_error_keys((attempt.error,))}
     return keys
 
 
 def _target(attempt: AttemptFact) -> str:
-    if not attempt.candidates:
-        return "no address"
-    deciding = attempt.candidates[-1]
-    return f"{deciding.address} ({deciding.source})"
+    return "no address" if attempt.address is None else f"{attempt.address} ({attempt.source})"
 
 
 def _success_message(attempt: AttemptFact) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from castrayd.control.socket import MAX_PATH_BYTES, AlreadyRunningError, claim
-from castrayd.errors import SettingsError
+from castrayd.control.socket import MAX_PATH_BYTES, claim
+from castrayd.errors import AlreadyRunningError, SettingsError
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
 

@@ -28,7 +28,8 @@ def listening(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def raylet(listening: str) -> Raylet:
-    return Raylet(1, os.geteuid(), "n1", "10.9.0.8:6379", OURS, listening)
+    """One whose socket this very process listens on."""
+    return Raylet(os.getpid(), os.geteuid(), "n1", "10.9.0.8:6379", OURS, listening)
 
 
 def test_command_line_is_read(tmp_path: Path) -> None:
@@ -71,13 +72,13 @@ def test_usable_raylet_is_preferred_to_a_forbidden_one(
     raylet: Raylet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One raylet of another user does not hide our own of the same cluster."""
-    verdicts = {"/theirs": PermissionError, raylet.socket: None}
-    monkeypatch.setattr("castrayd.probe.local_node._try_socket", verdicts.__getitem__)
     theirs = replace(raylet, pid=2, socket="/theirs")
+    verdicts = {theirs: PermissionError, raylet: None}
+    monkeypatch.setattr("castrayd.probe.local_node._try_socket", verdicts.__getitem__)
 
     node = usable([theirs, raylet], OURS, "")
     assert node is not None
-    assert node.pid == 1
+    assert node.pid == raylet.pid
     with pytest.raises(AttachError) as caught:
         usable([theirs], OURS, "")
     assert caught.value.fault.type is ErrorType.LOCAL_NODE_FORBIDDEN
@@ -93,17 +94,38 @@ async def test_raylet_that_accepts_nothing_is_told_apart_from_none(
         await find_local_node(OURS, "h:1", timeout_s=0.05, poll_s=0.01)
 
     assert caught.value.fault.type is ErrorType.NO_LOCAL_NODE
-    assert "the raylet 1 of cluster" in caught.value.fault.message
+    assert f"the raylet {raylet.pid} of cluster" in caught.value.fault.message
 
 
-def test_process_that_only_calls_itself_a_raylet_is_not_believed(raylet: Raylet) -> None:
-    """This very process has the right owner, and is Python: it would be sent the token."""
-    assert not discovery._believed(replace(raylet, pid=os.getpid()))
+def test_socket_of_another_process_is_nobodys_raylet(raylet: Raylet) -> None:
+    """A process that names a socket on which somebody else listens is not used."""
+    assert usable([replace(raylet, pid=1)], OURS, "") is None
 
 
-def test_program_and_owner_make_a_raylet_believed(tmp_path: Path, raylet: Raylet) -> None:
-    """The kernel's word for the program counts, also after an upgrade removed its file."""
-    (tmp_path / "1").mkdir()
-    (tmp_path / "1" / "exe").symlink_to("/x/raylet/raylet (deleted)")
-    assert discovery._believed(raylet, str(tmp_path))
-    assert not discovery._believed(replace(raylet, uid=54321), str(tmp_path))
+@pytest.mark.parametrize(
+    ("program", "found", "verified"),
+    [
+        ("/x/raylet/raylet", True, True),
+        ("/x/raylet/raylet (deleted)", True, True),
+        ("/usr/bin/python3.11", False, False),
+        (None, True, False),
+    ],
+)
+def test_program_is_the_kernels_word(
+    tmp_path: Path, program: str | None, *, found: bool, verified: bool
+) -> None:
+    """What only calls itself a raylet is passed over; where we may not ask it is unverified."""
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cmdline").write_bytes(b"/x/raylet\0--node_id=n\0")
+    if program is not None:
+        (tmp_path / "7" / "exe").symlink_to(program)
+
+    assert [one.verified for one in raylets(str(tmp_path))] == ([verified] if found else [])
+
+
+def test_only_verified_raylets_of_root_or_our_own_user_are_discovered(raylet: Raylet) -> None:
+    """The token goes to what is discovered."""
+    known = replace(raylet, verified=True)
+    assert discovery._believed(known)
+    assert not discovery._believed(raylet)
+    assert not discovery._believed(replace(known, uid=54321))
