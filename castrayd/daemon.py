@@ -193,12 +193,21 @@ class _Daemon:
                 if number is signal.SIGHUP:
                     tasks.start_soon(self._reload_by_signal)
                 elif stopping:
-                    everything.cancel()  # the second time is meant
+                    self._end_now(everything)  # the second time is meant
                 else:
                     stopping = True
                     log.info("stopping", signal=number.name)
                     self.supervisor.post(e.StopRequested(self.clock.monotonic()))
-                    tasks.start_soon(_cut_off, self.settings.daemon.stop_s, everything)
+                    tasks.start_soon(self._cut_off, self.settings.daemon.stop_s, everything)
+
+    async def _cut_off(self, seconds: float, everything: anyio.CancelScope) -> None:
+        await anyio.sleep(seconds)
+        self._end_now(everything)
+
+    def _end_now(self, everything: anyio.CancelScope) -> None:
+        if self.supervisor.performer is not None:
+            self.supervisor.performer.hurry()
+        everything.cancel()
 
     async def reload(self) -> ReloadReply:
         """Take the settings as they are now. Raises `SettingsError` and then changes nothing."""
@@ -295,11 +304,6 @@ async def _load_soon() -> None:
     """Load gRPC before it is needed, but not beside the first attempt's first phases."""
     await anyio.sleep(LOAD_AFTER_S)
     await load_grpc()
-
-
-async def _cut_off(seconds: float, everything: anyio.CancelScope) -> None:
-    await anyio.sleep(seconds)
-    everything.cancel()
 
 
 @asynccontextmanager

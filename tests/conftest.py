@@ -30,8 +30,10 @@ def _missing(mark: str) -> str | None:
         return "ray is not installed"
     if mark == "lab" and os.geteuid() != 0:
         return "network namespaces need root"
-    if mark == "lab" and shutil.which("ip") is None:
-        return "iproute2 is not installed"
+    if mark == "lab":
+        tools = ("ip", "unshare", "nsenter", "setpriv", "openssl")
+        missing = [name for name in tools if not shutil.which(name)]
+        return f"not installed: {', '.join(missing)}" if missing else None
     return None
 
 

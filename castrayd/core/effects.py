@@ -171,12 +171,14 @@ def reconnect_attached(snapshot: Snapshot, event: e.ReconnectRequested, policy: 
 
 def pause_idle(snapshot: Snapshot, _event: e.PauseRequested, _policy: Policy) -> Change:
     paused = _give_up(snapshot, Slot.RETRY, Slot.CUE)
-    return replace(paused, desired=Desired.PAUSED, planned=None, retry_at_s=None), ()
+    return replace(
+        paused, desired=Desired.PAUSED, planned=None, retry_at_s=None, unreachable_s=None
+    ), ()
 
 
 def pause(snapshot: Snapshot, event: e.PauseRequested, policy: Policy) -> Change:
     ended = _without_session(snapshot, event.at_s, policy)
-    return _end(replace(ended, desired=Desired.PAUSED), State.DISCONNECTED)
+    return _end(replace(ended, desired=Desired.PAUSED, unreachable_s=None), State.DISCONNECTED)
 
 
 def resume(snapshot: Snapshot, event: e.ResumeRequested, _policy: Policy) -> Change:
@@ -189,20 +191,23 @@ def resume(snapshot: Snapshot, event: e.ResumeRequested, _policy: Policy) -> Cha
 def reload_idle(snapshot: Snapshot, event: e.ConfigReloaded, _policy: Policy) -> Change:
     if not (event.reconnect and snapshot.wants_attempts):
         return snapshot, ()
-    return _now_or_after_end(snapshot, event.at_s, Trigger.CONFIG_RELOAD)
+    aimed = replace(snapshot, unreachable_s=None)
+    return _now_or_after_end(aimed, event.at_s, Trigger.CONFIG_RELOAD)
 
 
 def reload_trying(snapshot: Snapshot, event: e.ConfigReloaded, _policy: Policy) -> Change:
     if not event.reconnect or snapshot.ending:
         return snapshot, ()
-    return _end(_plan(snapshot, Trigger.CONFIG_RELOAD), State.DISCOVERING)
+    aimed = replace(snapshot, unreachable_s=None)
+    return _end(_plan(aimed, Trigger.CONFIG_RELOAD), State.DISCOVERING)
 
 
 def reload_attached(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy) -> Change:
     if snapshot.ending:
         return snapshot, ()
     if event.reconnect:
-        return _renew(snapshot, event.at_s, policy, Trigger.CONFIG_RELOAD)
+        aimed = replace(snapshot, unreachable_s=None)
+        return _renew(aimed, event.at_s, policy, Trigger.CONFIG_RELOAD)
     return _moved(snapshot, event, policy)
 
 
@@ -212,11 +217,7 @@ def _moved(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy) -> Chang
     if place is None or place.rank == event.rank:
         return snapshot, ()
     moved = _placed(_give_up(snapshot, Slot.CUE), replace(place, rank=event.rank))
-    moved, commands = _assess(moved, event.at_s, policy)
-    if event.rank == 0:
-        return moved, commands
-    moved, cues = _watch_cues(moved, {Trigger.FAILBACK}, policy)
-    return moved, (*commands, cues)
+    return _assess(moved, event.at_s, policy)
 
 
 def stop(snapshot: Snapshot, event: e.StopRequested, policy: Policy) -> Change:
@@ -258,10 +259,7 @@ def attached(snapshot: Snapshot, event: e.AttemptSucceeded, policy: Policy) -> C
     attached, settle = _order(
         attached, c.WaitSettle, Slot.SETTLE, until_s=event.at_s + policy.settle_s
     )
-    if event.place.rank == 0:
-        return attached, (watch, settle)
-    attached, cues = _watch_cues(attached, {Trigger.FAILBACK}, policy)
-    return attached, (watch, settle, cues)
+    return _attuned((attached, (watch, settle)), policy)
 
 
 def _placed(snapshot: Snapshot, place: Place) -> Snapshot:
@@ -285,12 +283,29 @@ def _placed(snapshot: Snapshot, place: Place) -> Snapshot:
     )
 
 
+def _attuned(change: Change, policy: Policy) -> Change:
+    """Look for what may end this attachment, and for nothing that was a cue before."""
+    snapshot, commands = change
+    if snapshot.place is None or snapshot.ending:
+        return change
+    kinds = {Trigger.FAILBACK} if snapshot.place.rank > 0 else set[Trigger]()
+    if any(reason.type in _CREDENTIALS for reason in snapshot.reasons):
+        kinds.add(Trigger.CREDENTIALS_CHANGED)
+    watched = snapshot.cues if Slot.CUE in snapshot.awaiting else frozenset()
+    if kinds == watched:
+        return change
+    if not kinds:
+        return _give_up(snapshot, Slot.CUE), commands
+    snapshot, watch = _watch_cues(snapshot, kinds, policy)
+    return snapshot, (*commands, watch)
+
+
 def _watch_cues(
     snapshot: Snapshot, kinds: AbstractSet[Trigger], policy: Policy
 ) -> tuple[Snapshot, Command]:
     longest_s, moves = policy.failback.max_s, min(snapshot.failbacks, _MOVES)
     return _order(
-        snapshot,
+        replace(snapshot, cues=frozenset(kinds)),
         c.WatchCues,
         Slot.CUE,
         kinds=frozenset(kinds),
@@ -314,7 +329,9 @@ def failed(snapshot: Snapshot, event: e.AttemptFailed, policy: Policy) -> Change
         policy=policy.backoff,
     )
     faults = (event.fault, *event.others)
-    since_s = _unreachable_since(snapshot, faults)
+    since_s = snapshot.unreachable_s
+    if snapshot.attempt is None or snapshot.attempt.address is None:  # one asked for says nothing
+        since_s = _unreachable_since(snapshot, faults)
     due_s = min(due_s, _fallback_due_s(snapshot.began_s, event.at_s, since_s, policy))
     waiting = replace(snapshot, error=event.fault, unreachable_s=since_s)
     waiting, wait = _wait(waiting, due_s)
@@ -425,6 +442,10 @@ def verified(snapshot: Snapshot, event: e.IdentityVerified, policy: Policy) -> C
 
 def _assess(snapshot: Snapshot, at_s: float, policy: Policy) -> Change:
     """Turn what the checks say into a state; see the theory of operation."""
+    return _attuned(_judged(snapshot, at_s, policy), policy)
+
+
+def _judged(snapshot: Snapshot, at_s: float, policy: Policy) -> Change:
     reasons = tuple(r for r in snapshot.health.reasons() if snapshot.settled or _urgent(r))
     if any(reason.type in FINAL_REASONS for reason in reasons):
         return _replace_session(snapshot, reasons)
@@ -449,13 +470,7 @@ def _with_grace(snapshot: Snapshot, at_s: float, policy: Policy) -> Change:
         return snapshot, ()
     until_s = at_s + policy.checks.grace_s
     waiting, wait = _order(snapshot, c.WaitGrace, Slot.GRACE, until_s=until_s)
-    if not any(reason.type in _CREDENTIALS for reason in snapshot.reasons):
-        return waiting, (wait,)
-    kinds = {Trigger.CREDENTIALS_CHANGED}
-    if snapshot.place is not None and snapshot.place.rank > 0:
-        kinds.add(Trigger.FAILBACK)
-    waiting, cues = _watch_cues(waiting, kinds, policy)
-    return waiting, (wait, cues)
+    return waiting, (wait,)
 
 
 def _with_verification(snapshot: Snapshot) -> Change:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from castrayd.core.cluster import Place
 from castrayd.core.commands import AttemptRef, Slot
 from castrayd.core.health import Health
-from castrayd.core.states import Desired, State
+from castrayd.core.states import Desired, State, Trigger
 from castrayd.errors import Fault
 
 __all__ = ("Snapshot",)
@@ -44,6 +44,8 @@ class Snapshot:
     """Where the attachment stands among the candidates; None without one."""
     home: str | None = None
     """The cluster that was attached last as the preferred one, by its id."""
+    cues: frozenset[Trigger] = frozenset()
+    """What is looked for, while the slot of cues is awaited."""
     failbacks: int = 0
     """Moves to a preferred candidate that did not last; each doubles the hold of the next."""
     unreachable_s: float | None = None

@@ -75,6 +75,7 @@ class Session:
         self._gone = anyio.Event()
         self._stop = anyio.Event()
         self._scope: anyio.CancelScope | None = None
+        self._farewell: anyio.CancelScope | None = None
         self._done = anyio.Event()
 
     # --- life ---
@@ -176,13 +177,18 @@ class Session:
         with anyio.CancelScope(shield=True):
             self._output.silent = True
             if self._guard is not None and self.exit is None and not self._stop.is_set():
-                with anyio.move_on_after(SHUTDOWN_S):
+                with anyio.move_on_after(SHUTDOWN_S) as self._farewell:
                     await self._request("shutdown")
             self._stop.set()
             if self._scope is not None:
                 self._scope.cancel()
             with anyio.move_on_after(CLOSE_S):
                 await self._done.wait()
+
+    def hurry(self) -> None:
+        """Cut a clean end short: what is left of it is killed. Does nothing to one that lives."""
+        if self._farewell is not None:
+            self._farewell.cancel()
 
     async def wait_exit(self) -> Fault:
         """Wait until the process is gone; returns why."""

@@ -51,6 +51,7 @@ class Performer:
     ) -> None:
         self.attempt: Attempt | None = None
         self.attachment: Attachment | None = None
+        self._ending: Session | None = None
         self.last_nodes = 0
         """How many nodes the cluster had when last seen."""
         self.pool = SessionPool(tasks, self._output, self._nodes)
@@ -118,7 +119,13 @@ class Performer:
         """End the session; the supervisor has waited for what used it."""
         attachment, self.attachment = self.attachment, None
         if attachment is not None:
+            self._ending = attachment.session
             await attachment.session.close()
+
+    def hurry(self) -> None:
+        """End without ceremony what is being ended."""
+        if self._ending is not None:
+            self._ending.hurry()
 
     async def _watch(self, command: c.WatchSession, post: Callable[[e.Event], None]) -> e.Event:
         attachment = self.attachment

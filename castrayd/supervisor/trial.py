@@ -106,6 +106,8 @@ class Trial:
         address = self._address()
         async with self._session(address.mode) as session:
             facts, nodes = await self._attach(address, session)
+        if address.mode is Mode.LOCAL:
+            self.token = self._connection.token()  # a cluster of our own has just made it
         return Attached(
             self.candidate, address, session, facts, nodes, self._climb, self.token,
             self._connection,

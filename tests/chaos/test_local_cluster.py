@@ -1,15 +1,45 @@
 """The cluster that a session starts: usable while it lives, and taken away whole."""
 
+import os
+import re
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.support.daemon import running_daemon
-from tests.support.processes import kill
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.processes import MARK, kill
+
+_WORK = """
+import os, sys, ray
+ray.init(sys.argv[1], log_to_driver=False)
+print(ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
+
+
+async def _work_done(daemon: Daemon) -> str:
+    """Run a task on its cluster, as another driver in its process table would."""
+    raylet = next(line for line in daemon.ray_processes() if "/raylet/raylet" in line)
+    found = re.search(r"--gcs-address=(\S+)", raylet)
+    assert found is not None
+    token = Path(daemon.folder, ".ray", "auth_token").read_text()
+    enter = ["nsenter", "-t", str(daemon.pid), "-m", "-p"]
+    environ = {
+        **os.environ,
+        MARK: daemon.mark,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token.strip(),
+    }
+    command = [*enter, sys.executable, "-c", _WORK, found[1]]
+    with anyio.fail_after(40):
+        done = await anyio.run_process(command, check=False, env=environ)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
 
 
 @pytest.fixture
@@ -29,6 +59,9 @@ async def test_local_cluster_is_taken_away(folder: Path) -> None:
         status = await daemon.wait_state("connected", 40)
         assert status["address"] == {"url": "local", "source": "local", "mode": "local"}
         assert status["cluster"]["nodes_alive"] == 1
+        await anyio.sleep(1.0)
+        assert (await daemon.status())["state"] == "connected"  # its own token is known here
+        assert await _work_done(daemon) == "42"
         await daemon.stop()
         assert list(folder.iterdir()) == []
 
@@ -50,7 +83,6 @@ async def test_local_cluster_dies_with_the_daemon_and_with_its_session(folder: P
         )
         assert after["cluster"]["id"] != before["cluster"]["id"]
         daemon.signal(signal.SIGKILL)
-        await daemon.exit_code()
         await daemon.nothing_left(5.0)
-        daemon._process = None
+        daemon.forget()
         assert list(folder.iterdir()) == []

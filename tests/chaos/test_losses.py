@@ -57,7 +57,6 @@ async def test_session_stopped_is_given_up_after_the_grace(head: RayHead) -> Non
         assert after["session"]["standby"] is True
 
 
-@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_daemon_outlives_the_minute_after_which_ray_ends_a_process() -> None:
     """Ray ends a process 60 s after its GCS is gone; the daemon answers each second for 95 s."""
@@ -90,7 +89,7 @@ async def test_raylet_killed_degrades_at_once_and_another_is_used() -> None:
                 "castray.state.changed", lambda e: e["to"] == "degraded"
             )
             assert "local_node_lost" in [reason["type"] for reason in degraded["reasons"]]
-            assert _at(degraded) - killed < 0.5  # the figure is measured in tests/bench
+            assert _at(degraded) - killed < 0.15  # 50 ms are promised; measured in tests/bench
             after = await _reconnected(daemon, before, 60)
             assert after["cluster"]["id"] == before["cluster"]["id"]
 

@@ -4,6 +4,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from tests.support.daemon import running_daemon
@@ -62,9 +64,12 @@ async def test_cluster_that_comes_later_is_joined_unasked() -> None:
         config = "[backoff]\ninitial_s = 60\n"  # so that no retry can be what finds it
         async with running_daemon(address=head.address, config=config) as daemon:
             await daemon.wait_status("a long wait", lambda s: (s["next_retry_in_s"] or 0) > 20)
-            head.start(wait=False)
+            await anyio.to_thread.run_sync(head.start)
+            there_s = time.time()
             status = await daemon.wait_state("connected", 40)
 
+            began_s = datetime.fromisoformat(status["attempt"]["started_at"]).timestamp()
+            assert began_s - there_s < 2.5  # a look each second; the rest is Ray's own init
             assert status["attempt"]["trigger"] == "cluster_returned"
             assert status["session"]["standby"] is True
 
@@ -87,7 +92,7 @@ async def test_gcs_killed_degrades_at_once_then_a_new_head_is_joined() -> None:
             )
             gone = await daemon.wait_state("disconnected", 10)
 
-            assert _at(degraded) - killed < 0.5  # the figure is measured in tests/bench
+            assert _at(degraded) - killed < 0.15  # 50 ms are promised; measured in tests/bench
             assert degraded["reasons"][0]["type"] == "control_plane_lost"
             assert gone["error"]["type"] in {"control_plane_lost", "tcp_refused"}
             head.kill()

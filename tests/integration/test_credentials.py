@@ -1,5 +1,6 @@
 """Tokens that change while running, TLS, and places that are not to be believed."""
 
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import psutil
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
@@ -59,8 +61,9 @@ def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN={name}"
             f" -keyout {folder}/{name}.key -out {folder}/{name}.pem"
         )
-    addresses = subprocess.run(["hostname", "-I"], check=True, capture_output=True, text=True)
-    names = ["127.0.0.1", *addresses.stdout.split()]
+    families = (socket.AF_INET, socket.AF_INET6)
+    found = [one for card in psutil.net_if_addrs().values() for one in card]
+    names = [one.address.partition("%")[0] for one in found if one.family in families]
     extension = folder / "extension"
     extension.write_text("subjectAltName=" + ",".join(f"IP:{name}" for name in names))
     _openssl(

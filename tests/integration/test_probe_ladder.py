@@ -2,6 +2,7 @@
 
 import random
 import time
+from importlib import metadata
 
 import anyio
 import pytest
@@ -66,14 +67,14 @@ async def test_other_ray_version_is_a_mismatch() -> None:
     async with fake_head(version="1.99.0") as address:
         mismatch = (ErrorType.VERSION_MISMATCH, Phase.IDENTITY)
         absent = (ErrorType.NO_LOCAL_NODE, Phase.LOCAL_NODE)
-        assert await _fault(address, expect="2.60.0") == mismatch
+        assert await _fault(address, expect=metadata.version("ray")) == mismatch
         assert await _fault(address) == absent
 
 
 @pytest.mark.ray
 async def test_real_head_is_climbed_to_its_raylet(head: RayHead) -> None:
     """All rungs, in milliseconds, with what the raylet's own command line says."""
-    clock, seen = await _climb(head.address, expect="2.60.0")
+    clock, seen = await _climb(head.address, expect=metadata.version("ray"))
     raylet = head.raylet
     assert raylet is not None
 
@@ -106,7 +107,7 @@ async def test_token_modes_of_a_real_head() -> None:
         wrong = (ErrorType.AUTH_REJECTED, Phase.IDENTITY)
         assert await _fault(own.address, token="w" * 40) == wrong
         _, seen = await _climb(own.address, token="t" * 40)
-        assert seen.identity.ray_version == "2.60.0"
+        assert seen.identity.ray_version == metadata.version("ray")
 
 
 @pytest.mark.ray

@@ -15,15 +15,24 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.property.test_core_seeds import FAULTS, FOR_SHELL, Seeder
+import tests.property.core_place_seeds  # noqa: F401  it enters its faults
+from castrayd.core import backoff, effects, health, machine
+from tests.property.core_seeds import FAULTS, FOR_SHELL, Seeder
 from tests.property.test_core_shell import Shell
-from tests.unit import test_core_backoff, test_core_health, test_core_losses, test_core_requests
+from tests.unit import (
+    test_core_backoff,
+    test_core_health,
+    test_core_losses,
+    test_core_places,
+    test_core_requests,
+)
 
 SCENARIOS: Final[tuple[ModuleType, ...]] = (
     test_core_requests,
     test_core_losses,
     test_core_backoff,
     test_core_health,
+    test_core_places,
 )
 QUICK = settings(
     max_examples=1000,
@@ -101,3 +110,22 @@ def test_fault_is_noticed_by_the_shell(name: str, monkeypatch: pytest.MonkeyPatc
     FAULTS[name](Seeder(monkeypatch))
 
     assert _shell_notices()
+
+
+# --- the seeds themselves ---------------------------------------------------------------------
+
+
+def _names() -> list[Any]:
+    """Return everything that a fault may replace."""
+    return [dict(vars(module)) for module in (backoff, effects, health, machine, health.Health)]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_seed_changes_the_core_and_is_undone(name: str) -> None:
+    """A fault that replaces nothing would be noticed by nobody; one that stays, by everybody."""
+    sound = _names()
+    with pytest.MonkeyPatch.context() as patch:
+        FAULTS[name](Seeder(patch))
+        assert sound != _names()
+
+    assert sound == _names()

@@ -100,6 +100,15 @@ class Daemon:
         ):
             return response.status, json.loads(await response.read() or b"null")
 
+    async def headers(self, method: str, path: str, body: Any = None) -> Mapping[str, str]:
+        """Make a request; returns the headers of the answer."""
+        connector = aiohttp.UnixConnector(str(self.socket))
+        async with (
+            aiohttp.ClientSession("http://castrayd", connector=connector) as web,
+            web.request(method, path, json=body) as response,
+        ):
+            return dict(response.headers)
+
     async def get(self, path: str) -> Any:
         """GET a document."""
         return (await self.ask("GET", path))[1]
@@ -180,6 +189,16 @@ class Daemon:
         while left := marked(self.mark):
             assert time.monotonic() < deadline, f"left after {timeout_s} s: {left}"
             await anyio.sleep(0.02)
+
+    def forget(self) -> None:
+        """Take note that it was killed: at the end there is nothing to stop."""
+        self.process.wait()
+        self._process = None
+
+    def ray_processes(self) -> list[str]:
+        """The command lines of what it has started of a Ray cluster."""
+        names = ("gcs_server", "/raylet/raylet")
+        return [line for line in self.children().values() if any(name in line for name in names)]
 
     async def stop(self) -> None:
         """SIGTERM: exit 0, nothing left, no bug logged."""

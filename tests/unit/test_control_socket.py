@@ -13,7 +13,7 @@ import pytest
 from castrayd.control.socket import MAX_PATH_BYTES, claim
 from castrayd.errors import AlreadyRunningError, SettingsError
 
-ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")
+ROOT = pytest.mark.lab
 
 
 @pytest.fixture

@@ -471,22 +471,3 @@ def roots_hide_nothing(seed: Seeder) -> None:
 @fault()
 def roots_hide_everything(seed: Seeder) -> None:
     seed.name(health, "_HIDES", dict.fromkeys(health.Check, frozenset(health.Check)))
-
-
-# --- the seeds themselves ---------------------------------------------------------------------
-
-
-def _names() -> list[Any]:
-    """Return everything that a fault may replace."""
-    return [dict(vars(module)) for module in (backoff, effects, health, machine, health.Health)]
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_seed_changes_the_core_and_is_undone(name: str) -> None:
-    """A fault that replaces nothing would be noticed by nobody; one that stays, by everybody."""
-    sound = _names()
-    with pytest.MonkeyPatch.context() as patch:
-        FAULTS[name](Seeder(patch))
-        assert sound != _names()
-
-    assert sound == _names()
