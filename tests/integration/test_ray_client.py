@@ -108,11 +108,17 @@ def _killing_each_client(head: RayHead) -> Iterator[None]:
 
 async def test_server_that_cannot_start_its_client_is_named_and_retried() -> None:
     """A head that starts no server for us is transient: later it does, and we are attached."""
+    config = "[deadlines]\ninit_s = 5\n[backoff]\nmax_s = 1\n"  # a late kill makes init hang
     with ray_head() as own:
         own.wait_client_server()
-        async with running_daemon(address=own.client_address) as daemon:
+        async with running_daemon(address=own.client_address, config=config) as daemon:
             with _killing_each_client(own):
-                assert await _error(daemon, 20) == ("client_server_start_failed", "init")
+                failed = await daemon.wait_event(
+                    "castray.connection.attempt",
+                    lambda e: (e["error"] or {}).get("type") == "client_server_start_failed",
+                    60,
+                )
+            assert failed["error"]["phase"] == "init"
             await daemon.wait_state("connected", 60)
 
 
