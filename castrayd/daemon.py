@@ -31,6 +31,7 @@ from castrayd.control.bodies import ReloadReply, VersionDocument
 from castrayd.control.paths import default_socket_path
 from castrayd.control.socket import claim
 from castrayd.core import events as e
+from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
@@ -61,6 +62,13 @@ EXIT_CONFIG: Final = 78
 log = structlog.get_logger("castrayd.daemon")
 
 
+def _working_dir() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return "/"  # it was removed under us: as good as none
+
+
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """What the command line asks for."""
@@ -71,6 +79,8 @@ class RunRequest:
     """Settings given as arguments, by dotted key; they win over file and environment."""
     address: str | None = None
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
+    working_dir: str = field(default_factory=_working_dir)
+    """Where the daemon was started; it may be gone when a reload asks."""
 
     def settings(self) -> tuple[Settings, tuple[str, ...]]:
         """Load the settings as they are now, with warnings. Raises `SettingsError`."""
@@ -215,12 +225,17 @@ class _Daemon:
             new, warnings = await anyio.to_thread.run_sync(self.request.settings)
             keys, restart = changed(self.settings, new)
             connection = _connection(self.request, new)
-            reconnect, rank = self._fit(connection)
+            reconnect, place = self._fit(connection)
+            if "log.level" in keys:  # else one that a request has moved stays
+                self.level.set(new.log.level)
             self.settings = new
-            self.level.set(new.log.level)
             self.supervisor.configure(connection)
             self._warn(warnings)
-            await self.supervisor.ask(e.ConfigReloaded(self.clock.monotonic(), reconnect, rank))
+            now_s = self.clock.monotonic()
+            await self.supervisor.ask(
+                e.ConfigReloaded(now_s, reconnect, place.rank, place.fallback)
+            )
+            self._renew()
         reply = ReloadReply(list(keys), reconnect, list(restart))
         plain = {"changed": reply.changed, "reconnect": reconnect, "error": None}
         self.publisher.config_reloaded(
@@ -233,20 +248,32 @@ class _Daemon:
             await self.reload()
         except ClosedError:
             return
-        except SettingsError as error:
+        except Exception as error:
+            if not isinstance(error, SettingsError):
+                log.error("a reload failed by a bug", exc_info=error)
             plain = {"changed": [], "reconnect": False, "error": str(error)}
             self.publisher.config_reloaded(plain, f"settings refused: {error}", "error")
 
-    def _fit(self, new: Connection) -> tuple[bool, int]:
-        """Whether the session, or the lack of one, does not fit; and its rank where it does."""
+    def _renew(self) -> None:
+        performer = self.supervisor.performer
+        if performer is not None and performer.attachment is not None:
+            performer.attachment.renew()
+
+    def _fit(self, new: Connection) -> tuple[bool, Place]:
+        """Whether the session, or the lack of one, does not fit; and its place where it does."""
         old = self.supervisor.connection
         performer = self.supervisor.performer
         attachment = performer.attachment if performer else None
         attached = self.service.snapshot.state in {State.CONNECTED, State.DEGRADED}
         if attachment is None or not attached:
-            return old.aims(new), 0
-        rank = new.rank(attachment.attached.candidate)
-        return not new.fits(old) or rank is None, rank or 0
+            return old.aims(new), Place()
+        candidate, place = attachment.attached.candidate, self.service.snapshot.place or Place()
+        if new.aims(old):  # else it stands where the attempt has found it
+            rank = new.rank(candidate)
+            if rank is None:
+                return True, place
+            place = Place(rank, fallback=candidate.source == "local" and rank > 0)
+        return not new.fits(old), place
 
     def _control(self) -> Control:
         return Control(
@@ -326,7 +353,7 @@ def _connection(request: RunRequest, settings: Settings) -> Connection:
             dns_name=ray.dns_name,
         ),
         allow_local_start=ray.allow_local_start,
-        local_working_dir=_local_working_dir(settings),
+        local_working_dir=_local_working_dir(request, settings),
         env_vars=dict(ray.env_vars),
         python=settings.session.python,
         token_file=ray.token_file,
@@ -336,9 +363,9 @@ def _connection(request: RunRequest, settings: Settings) -> Connection:
     )
 
 
-def _local_working_dir(settings: Settings) -> str | None:
+def _local_working_dir(request: RunRequest, settings: Settings) -> str | None:
     """Where castrayd was started, unless that is the root."""
-    chosen = settings.ray.local_working_dir or str(Path.cwd())
+    chosen = settings.ray.local_working_dir or request.working_dir
     return None if chosen == "/" else chosen
 
 

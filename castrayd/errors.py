@@ -27,6 +27,7 @@ __all__ = (
     "Retry",
     "SettingsError",
     "SettingsProblem",
+    "described",
 )
 
 
@@ -353,6 +354,13 @@ class Fault:
 
 
 _REACHING: Final = frozenset({Phase.DISCOVER, Phase.RESOLVE, Phase.TCP, Phase.HEALTH})
+
+
+def described(error: BaseException) -> str:
+    """Put an exception into words; a group of one is that one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 MESSAGE_CHARS: Final = 1024

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec
@@ -42,9 +42,10 @@ class Session:
 
 def fail(code: int, message: str, hint: str | None = None) -> NoReturn:
     """Say why on standard error, what to do on a second line, and exit."""
-    click.echo(f"castrayctl: {clean(message)}", err=True)
-    if hint:
-        click.echo(f"  → {clean(hint)}", err=True)
+    with suppress(OSError):  # a full standard error does not change how it ended
+        click.echo(f"castrayctl: {clean(message)}", err=True)
+        if hint:
+            click.echo(f"  → {clean(hint)}", err=True)
     raise SystemExit(code)
 
 

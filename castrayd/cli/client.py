@@ -83,8 +83,9 @@ class Client:
     ) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, str]]]:
         """Send a request and yield where its good answer is read from."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            over_s = None if timeout_s is None else monotonic() + timeout_s
             self._connect(connection, timeout_s)
-            connection.settimeout(timeout_s)
+            connection.settimeout(None if over_s is None else max(0.001, over_s - monotonic()))
             try:
                 connection.sendall(_request(method, target, body))
                 with connection.makefile("rb") as file:

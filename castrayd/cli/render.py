@@ -5,7 +5,6 @@ returns lines; what a terminal wants otherwise than a pipe is decided in `termin
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from castrayd.cli.terminal import TIE, aligned, bar, cell, coloured, style, table
@@ -64,7 +63,8 @@ def _status_rows(status: Document) -> Iterator[tuple[str, str]]:
     yield "namespace", status["namespace"]
     if attempt := status["attempt"]:
         yield "attempt", _attempt_summary(attempt)
-        yield "", _phases(attempt)
+        if attempt["phases"]:
+            yield "", _phases(attempt)
     daemon = status["daemon"]
     uptime = _seconds(daemon["uptime_s"])
     yield "daemon", f"castrayd {daemon['version']}, pid {daemon['pid']}, up {uptime}"
@@ -160,7 +160,7 @@ def attempt_lines(attempt: Document) -> Iterator[str]:
     yield _attempt_summary(attempt)
     yield f"  started {_moment(attempt['started_at'])}, number {attempt['number']}"
     for tried in attempt["candidates"] or [attempt]:
-        if "address" in tried:
+        if tried["address"] is not None:
             yield f"  {style(tried['address'], 'bold')}  {tried['source']}"
         yield from _bars(tried)
         if fault := tried["error"]:
@@ -223,18 +223,17 @@ def event_line(event: Document) -> str:
     return f"{style(_moment(event['at']), 'dim')} {style(name, 'bold')} {text}"
 
 
-def _time(at: str) -> datetime:
-    return datetime.fromisoformat(at)
-
-
 def _moment(at: str) -> str:
     return at[:19].replace("T", " ") + "Z"
 
 
 def _seconds(seconds: float) -> str:
     """Show a duration in the unit that suits it; from a minute on the two largest."""
-    if seconds < _MINUTE_S:
-        return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.1f} ms"
+    if seconds < 0.99995:  # noqa: PLR2004  what would be rounded to a whole unit is the next one
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < _MINUTE_S - 0.05:
+        return f"{seconds:.1f} s"
+    seconds = round(seconds)
     if seconds < _HOUR_S:
         return f"{seconds // _MINUTE_S:.0f} min {seconds % _MINUTE_S:.0f} s"
     if seconds < _DAY_S:

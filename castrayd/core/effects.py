@@ -214,9 +214,10 @@ def reload_attached(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy)
 def _moved(snapshot: Snapshot, event: e.ConfigReloaded, policy: Policy) -> Change:
     """The session stays; what is preferred to it may be something else now."""
     place = snapshot.place
-    if place is None or place.rank == event.rank:
+    if place is None or (place.rank, place.fallback) == (event.rank, event.fallback):
         return snapshot, ()
-    moved = _placed(_give_up(snapshot, Slot.CUE), replace(place, rank=event.rank))
+    now = replace(place, rank=event.rank, fallback=event.fallback)
+    moved = _placed(_give_up(snapshot, Slot.CUE), now)
     return _assess(moved, event.at_s, policy)
 
 
@@ -390,7 +391,9 @@ def _after_loss(snapshot: Snapshot, event: e.SessionEnded, policy: Policy) -> Ch
     if due_s <= event.at_s:
         return _begin(snapshot, event.at_s, Trigger.SESSION_LOST)
     waiting, wait = _wait(snapshot, due_s)
-    return waiting, (wait,)
+    kinds = {Trigger.CLUSTER_RETURNED, Trigger.DISCOVERY}
+    waiting, watch = _watch_cues(waiting, kinds, policy)
+    return waiting, (wait, watch)
 
 
 def retry(snapshot: Snapshot, event: e.RetryDue, _policy: Policy) -> Change:

@@ -78,6 +78,8 @@ class ConfigReloaded:
     """The session that there is does not fit them."""
     rank: int = 0
     """How many candidates are now preferred to the one that is attached."""
+    fallback: bool = False
+    """Whether that one is a local cluster in the place of what is configured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[e.Event]], Row]] = MappingProxyType
         (_C, e.ReconnectRequested): Row(do.reconnect_attached, (_D,)),
         (_C, e.PauseRequested): Row(do.pause, (_D,)),
         (_C, e.ResumeRequested): Row(do.stay, (_C,)),
-        (_C, e.ConfigReloaded): Row(do.reload_attached, (_C, _D)),
+        (_C, e.ConfigReloaded): Row(do.reload_attached, (_C, _D, _G)),
         (_C, e.StopRequested): Row(do.stop, (_D,)),
         (_C, e.SessionExited): Row(do.lost, (_D,)),
         (_C, e.CheckReported): Row(do.checked, (_C, _G)),

@@ -7,7 +7,8 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from castrayd.driver.nodes import NodeMap
@@ -88,13 +89,27 @@ class Attachment:
         return {"nodes": node_map.load(), "available": node_map.available()}
 
     def heartbeat(self) -> None:
-        """Make one round trip to the GCS through Ray, and push what of the nodes has changed."""
-        try:
+        """Make one short round trip to the GCS through Ray."""
+        self._joined()
+        with self._lost_for_good():
             if self._client:
                 self._ask_own_server()
+            else:
+                client: Any = self._ray._private.worker.global_worker  # noqa: SLF001  no public name
+                client.gcs_client.internal_kv_exists(b"session_name", b"session", timeout=10)
+
+    def refresh(self) -> None:
+        """Read the node map, and push what of it has changed."""
+        with self._lost_for_good():
             self._joined().refresh()
+
+    @contextmanager
+    def _lost_for_good(self) -> Iterator[None]:
+        """End with a lost client: it never comes back, and Ray would start a cluster instead."""
+        try:
+            yield
         except ConnectionError as error:
-            if self._client:  # it never comes back; Ray would even start a cluster in its stead
+            if self._client:
                 _end(f"Ray Client has lost its server: {error}")
             raise
 
@@ -106,7 +121,7 @@ class Attachment:
         try:
             ask = self._ray.util.client.ray.get_context().client_worker.connection_info
         except AttributeError:
-            return
+            ask = self._ray.nodes
         ask()
 
     def _joined(self) -> NodeMap:

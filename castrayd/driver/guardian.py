@@ -17,11 +17,18 @@ __all__ = ("main",)
 
 
 def main(group: int, temp_dir: str) -> None:
-    """Wait for the end of standard input, then clean up after process group `group`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while os.read(0, 4096):
-        pass
-    folders = _folders(temp_dir, group)
+    """Wait for the end of standard input, then clean up after process group `group`.
+
+    Input is the session's folder, once it is known. Signals are for the daemon: systemd sends
+    them to the whole service.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    before = _listed(temp_dir)
+    told = b""
+    while data := os.read(0, 4096):
+        told += data
+    folders = [told.decode()] if told else _folders(temp_dir, group, before)
     for _ in range(50):
         left = _kill(group, folders)
         if not left:
@@ -32,17 +39,23 @@ def main(group: int, temp_dir: str) -> None:
     _tidy(temp_dir, folders)
 
 
-def _folders(temp_dir: str, group: int) -> list[str]:
-    """Find the session's folders: Ray puts the driver's pid, which leads the group, last."""
-    try:
-        names = os.listdir(temp_dir)
-    except OSError:
-        return []
+def _folders(temp_dir: str, group: int, before: list[str]) -> list[str]:
+    """Find the session's folders: Ray puts the driver's pid, which leads the group, last.
+
+    Only those that are new: another container that shares /tmp may have the same pid.
+    """
     return [
         os.path.join(temp_dir, name)
-        for name in names
-        if name.startswith("session_2") and name.endswith(f"_{group}")
+        for name in _listed(temp_dir)
+        if name.startswith("session_2") and name.endswith(f"_{group}") and name not in before
     ]
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _kill(group: int, folders: list[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable
 
 __all__ = ("Lane",)
@@ -22,4 +23,7 @@ class Lane:
 
     def _run(self) -> None:
         while True:
-            self._jobs.get()()
+            try:
+                self._jobs.get()()
+            except BaseException:  # noqa: BLE001  a lane that dies answers nobody any more
+                traceback.print_exc()

@@ -10,7 +10,6 @@ import ctypes
 import os
 import platform
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -49,11 +48,14 @@ class Child:
         self._wire = wire
         self._attachment = Attachment(push=self._push)
         self._lane = Lane("attach")
+        self._work = Lane("work")
+        """What may take its time, beside the heartbeat."""
+        self._refreshing = False
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "import": lambda _: self._attachment.load(),
             "attach": self._attachment.attach,
             "nodes": lambda _: self._attachment.nodes(),
-            "heartbeat": lambda _: self._attachment.heartbeat(),
+            "heartbeat": lambda _: self._heartbeat(),
             "shutdown": lambda _: self._attachment.shutdown(),
         }
 
@@ -79,9 +81,18 @@ class Child:
             answer["error"] = {"type": "internal", "message": message, "code": None}
         self._wire.write(answer)
 
+    def _heartbeat(self) -> None:
+        """Make one short round trip; the map, which may be large, is read beside it."""
+        self._attachment.heartbeat()
+        if not self._refreshing:
+            self._refreshing = True
+            self._work.submit(self._refresh)
+
+    def _refresh(self) -> None:
+        try:
+            self._attachment.refresh()
+        finally:
+            self._refreshing = False
+
     def _push(self, kind: str, body: dict[str, Any]) -> None:
         self._wire.write({"push": kind, **body})
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -37,9 +37,7 @@ class NodeMap:
     def refresh(self) -> None:
         """Ask the GCS, and push what has changed since the map was told."""
         now = time.monotonic()
-        gcs = self._gcs()
-        if now < self._next_s and gcs is not None:
-            gcs.internal_kv_exists(b"session_name", b"session", timeout=10)
+        if now < self._next_s:
             return
         seen = self._read()
         changed = [node for key, node in seen.items() if self._told.get(key) != node]
@@ -48,10 +46,6 @@ class NodeMap:
         free = self.available() if now >= self._next_available_s else None
         if changed or gone or free is not None:
             self._push("nodes", {"nodes": changed, "gone": gone, "available": free})
-
-    def _gcs(self) -> Any:
-        """Return Ray's own client of the GCS; None by Ray Client, where the head holds it."""
-        return getattr(self._ray._private.worker.global_worker, "gcs_client", None)  # noqa: SLF001
 
     def _read(self) -> dict[str, dict[str, Any]]:
         began = time.monotonic()

@@ -54,7 +54,7 @@ class Subjects:
 class AttachedChecks:
     """Watches one attachment. `run` it until cancelled; it closes its channels."""
 
-    def __init__(self, subjects: Subjects, checks: Checks) -> None:
+    def __init__(self, subjects: Subjects, checks: Callable[[], Checks]) -> None:
         self._subjects = subjects
         self._checks = checks
         self._gcs = peer_of(subjects.mode, subjects.gcs, subjects.credentials)
@@ -86,7 +86,9 @@ class AttachedChecks:
 
         Raises `AttachError` where it does not answer: silence is not the same cluster.
         """
-        return await self._gcs.cluster_id(self._subjects.credentials.token, self._checks.timeout_s)
+        return await self._gcs.cluster_id(
+            self._subjects.credentials.token, self._checks().timeout_s
+        )
 
     # --- the control plane ---
 
@@ -103,12 +105,12 @@ class AttachedChecks:
     async def _ask_gcs(self) -> None:
         while True:
             try:
-                await self._gcs.check(self._checks.timeout_s)
+                await self._gcs.check(self._checks().timeout_s)
             except AttachError as error:
                 await self._gcs_missed(error.fault)
             else:
                 self._gcs_answered()
-                await self._gcs_bell.sleep(self._checks.interval_s)
+                await self._gcs_bell.sleep(self._checks().interval_s)
 
     def _gcs_answered(self) -> None:
         self._report(CheckReport(Check.GCS, None))
@@ -135,7 +137,7 @@ class AttachedChecks:
     async def _ask_session(self) -> None:
         while True:
             if await self._asked(Check.SESSION, self._subjects.ping):
-                await anyio.sleep(self._checks.interval_s)
+                await anyio.sleep(self._checks().interval_s)
 
     async def _ask_dependants(self) -> None:
         """Heartbeat each round, identity each fifth: only while the control plane is good."""
@@ -146,13 +148,13 @@ class AttachedChecks:
                 if self._rounds % IDENTITY_EVERY == 0:
                     await self._ask_cluster_id()
                 self._rounds += 1
-            await self._dependants_bell.sleep(self._checks.interval_s)
+            await self._dependants_bell.sleep(self._checks().interval_s)
 
     async def _asked(self, check: Check, ask: Ask) -> bool:
         """Ask once, and report; a miss takes a while, however soon it was known."""
         began_s = anyio.current_time()
         try:
-            await ask(self._checks.timeout_s)
+            await ask(self._checks().timeout_s)
         except AttachError as error:
             if check is Check.HEARTBEAT and not await self._gcs_answers():
                 return False  # the root cause is reported in its stead
@@ -167,7 +169,7 @@ class AttachedChecks:
     async def _gcs_answers(self) -> bool:
         """Look for the root cause first: a heartbeat cannot pass through a GCS that is silent."""
         try:
-            await self._gcs.check(self._checks.timeout_s)
+            await self._gcs.check(self._checks().timeout_s)
         except AttachError:
             self._gcs_bell.ring()
             await anyio.sleep(ASK_AGAIN_S)

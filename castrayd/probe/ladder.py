@@ -4,6 +4,7 @@ By Ray Client it is shorter: the server tells neither version nor cluster before
 joined, and no raylet is needed here.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from castrayd.core.candidates import Address
@@ -37,12 +38,13 @@ async def climb(
     clock: PhaseClock,
     deadlines: Deadlines,
     credentials: Credentials,
-    expect: str | None,
+    expect: Callable[[], Awaitable[str | None]] | None,
 ) -> Climb:
     """Walk resolve, tcp, health, identity and local_node, each under its deadline.
 
-    `expect` is the Ray version of the session's interpreter, None where it is not known. Raises
-    `AttachError` of the rung that broke; leaves no channel open.
+    `expect` tells the Ray version of the session's interpreter, None where it is not known; its
+    time is that of the identity. Raises `AttachError` of the rung that broke; leaves no channel
+    open.
     """
     with clock.phase(Phase.RESOLVE):
         endpoints = await resolve(address, timeout_s=deadlines.resolve_s)
@@ -56,7 +58,7 @@ async def climb(
             return Climb(endpoint, Identity(None, None), None)
         with clock.phase(Phase.IDENTITY):
             identity = await peer.identity(credentials.token, deadlines.identity_s)
-            _same_version(identity, expect)
+            _same_version(identity, await expect() if expect is not None else None)
     finally:
         await peer.close()
     with clock.phase(Phase.LOCAL_NODE):

@@ -31,7 +31,7 @@ class RayletCheck:
         self,
         peer: Peer | None,
         node_id: str | None,
-        checks: Checks,
+        checks: Callable[[], Checks],
         report: Callable[[CheckReport], None],
     ) -> None:
         self._peer = peer
@@ -68,12 +68,12 @@ class RayletCheck:
     async def _ask(self, peer: Peer) -> None:
         while True:
             try:
-                await peer.check(self._checks.timeout_s)
+                await peer.check(self._checks().timeout_s)
             except AttachError as error:
                 await self._missed(error.fault)
             else:
                 self._report(CheckReport(Check.RAYLET, None))
-                await self._bell.sleep(self._checks.interval_s)
+                await self._bell.sleep(self._checks().interval_s)
 
     async def _missed(self, fault: Fault) -> None:
         """A port of this very host that refuses or resets has no raylet behind it any more."""

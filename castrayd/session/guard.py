@@ -35,6 +35,12 @@ class Guard:
             start_new_session=True,
         )
 
+    def tell(self, folder: str) -> None:
+        """Say which folder is the session's."""
+        if self._popen.stdin is not None:
+            self._popen.stdin.write(folder.encode())
+            self._popen.stdin.flush()
+
     async def release(self) -> None:
         """Have it clean up, and wait for it, bounded; to be called shielded."""
         pidfd = os.pidfd_open(self._popen.pid)

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,13 +78,20 @@ def launch_spec(
 
 
 def _distribution(interpreter: str) -> str | None:
-    """Find ray's dist-info beside the interpreter, without running it: some microseconds."""
+    """Find ray's dist-info beside the interpreter, without running it."""
     found = shutil.which(interpreter)
     if found is None:
         return None
     prefix = Path(found).parent.parent
     infos = sorted(prefix.glob("lib/python3*/site-packages/ray-*.dist-info"))
-    return ";".join(f"{info.name}@{info.stat().st_mtime_ns}" for info in infos) or None
+    return ";".join(filter(None, map(_stamp, infos))) or None
+
+
+def _stamp(info: Path) -> str:
+    try:
+        return f"{info.name}@{info.stat().st_mtime_ns}"
+    except OSError:  # it is being replaced this moment
+        return ""
 
 
 _versions: dict[tuple[str, str | None], Versions] = {}
@@ -104,9 +112,7 @@ async def interpreter_versions(spec: LaunchSpec) -> Versions:
     """
     key = (spec.python, spec.ray)
     if key not in _versions:
-        versions = _ours() if spec.python == sys.executable else await _ask(spec.python)
-        if versions.ray is None:
-            return versions
+        versions = _ours() if spec.python == sys.executable else await _ask(spec)
         _versions[key] = versions
     return _versions[key]
 
@@ -119,11 +125,14 @@ def _ours() -> Versions:
     return Versions(platform.python_version(), ray)
 
 
-async def _ask(python: str) -> Versions:
+async def _ask(spec: LaunchSpec) -> Versions:
+    command = [spec.python, "-I", "-c", _ASK]
     try:
         with anyio.fail_after(_ASK_S):
-            done = await anyio.run_process([python, "-c", _ASK], check=False, stderr=None)
-    except (OSError, TimeoutError):
+            done = await anyio.run_process(
+                command, check=False, stderr=subprocess.DEVNULL, cwd="/", env=spec.environ
+            )
+    except (OSError, ValueError, TimeoutError):
         return Versions("", None)
     version, _, ray = done.stdout.decode(errors="replace").strip().partition(" ")
     return Versions(version, ray or None)

@@ -7,11 +7,15 @@ import subprocess
 from collections.abc import Sequence
 
 import anyio
+import structlog
 
 from castrayd.session.launch import LaunchSpec
 
 __all__ = ("Child", "describe_exit")
 
+log = structlog.get_logger("castrayd.session")
+
+GONE_S = 5.0
 KINDLY_S = 0.1
 """After its wire is closed a child has this long to end by itself."""
 
@@ -65,8 +69,12 @@ class Child:
         with anyio.move_on_after(KINDLY_S):
             await anyio.wait_readable(self._pidfd)
         self._kill_group()
-        await anyio.wait_readable(self._pidfd)  # SIGKILL cannot be refused: this ends
-        self._popen.wait()
+        with anyio.move_on_after(GONE_S) as patience:  # SIGKILL cannot be refused, but put off:
+            await anyio.wait_readable(self._pidfd)  # by a disk or a device that hangs
+        if patience.cancelled_caught:
+            log.error("a killed session does not end", pid=self.pid)
+        else:
+            self._popen.wait()
         for pipe in (self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 pipe.close()

@@ -124,9 +124,9 @@ class Session:
         ours, theirs = socket.socketpair()
         try:
             child = Child.spawn(self.spec, theirs)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError: a NUL in the path or the token
             ours.close()
-            message = f"{self.spec.python}: {error.strerror or error}"
+            message = f"{self.spec.python}: {getattr(error, 'strerror', None) or error}"
             raise AttachError(
                 Fault.of(ErrorType.SESSION_SPAWN_FAILED, Phase.SPAWN, message)
             ) from error
@@ -284,6 +284,8 @@ class Session:
                 env_vars=dict(env_vars),
                 working_dir=working_dir if address.mode is Mode.LOCAL else None,
             )
+            if self._guard is not None and answer["session_dir"]:
+                self._guard.tell(answer["session_dir"])
             return msgspec.convert(_without(answer, "session_dir"), ClusterFacts)
         message = f"ray.init({address.url}) did not return within {timeout_s} s"
         raise AttachError(Fault.of(ErrorType.INIT_TIMEOUT, Phase.INIT, message))
@@ -317,9 +319,18 @@ class Session:
         with anyio.move_on_after(timeout_s):
             await beat.done.wait()
             self._beat = None
-            self._result(Phase.ATTACHED, beat.answer)
+            self._beaten(beat.answer)
             return
         raise AttachError(_silent(f"Ray in session {self.pid} does not answer ({timeout_s} s)"))
+
+    def _beaten(self, answer: Mapping[str, Any]) -> None:
+        """Whatever Ray raises, a session that cannot reach its cluster is of no use."""
+        try:
+            self._result(Phase.ATTACHED, answer)
+        except AttachError as error:
+            if error.fault.type is ErrorType.SESSION_EXITED:
+                raise
+            raise AttachError(_silent(error.fault.message)) from error
 
 
 def _silent(message: str) -> Fault:

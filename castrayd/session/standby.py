@@ -44,6 +44,8 @@ class Standby:
             await session.run(task_status=_Started(ready))
         except AttachError as error:
             log.debug("standby_failed", error=str(error))
+        except Exception as error:
+            log.error("a session to stand by failed by a bug", exc_info=error)
         finally:
             ready.set()
             if self._session is session:
@@ -57,7 +59,12 @@ class Standby:
         if session.spec != spec:
             await self.drop()
             return None
-        await self._ready.wait()
+        try:
+            await self._ready.wait()
+        except BaseException:  # it hangs: the next attempt shall have another
+            with anyio.CancelScope(shield=True):
+                await self.drop()
+            raise
         if self._session is not session or not session.ray or session.exit is not None:
             return None
         self._session = None

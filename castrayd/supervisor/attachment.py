@@ -31,7 +31,9 @@ class NodeChanges:
 class Attachment:
     """Holds what is known of the cluster, and watches it."""
 
-    def __init__(self, attached: Attached, policy: Policy, *, from_standby: bool) -> None:
+    def __init__(
+        self, attached: Attached, policy: Callable[[], Policy], *, from_standby: bool
+    ) -> None:
         self.attached = attached
         self.from_standby = from_standby
         self.session = attached.session
@@ -51,7 +53,7 @@ class Attachment:
         self._report = report
         report(self._node_report())
         async with anyio.create_task_group() as tasks:
-            self._checks = AttachedChecks(self._subjects(), self._policy.checks)
+            self._checks = AttachedChecks(self._subjects(), lambda: self._policy().checks)
             tasks.start_soon(self._checks.run, report, name="attached-checks")
             fault = await self.session.wait_exit()
             tasks.cancel_scope.cancel()
@@ -98,9 +100,14 @@ class Attachment:
     async def _identity(self) -> str | None:
         """By Ray Client there is no id: that the old client still works is all there is to know."""
         if self.attached.address.mode is Mode.CLIENT:
-            await self.session.heartbeat(self._policy.checks.timeout_s)
+            await self.session.heartbeat(self._policy().checks.timeout_s)
             return None
         return await self._checks.ask_identity() if self._checks else None
+
+    def renew(self) -> None:
+        """Judge by settings that have just changed."""
+        if self._report is not None:
+            self._report(self._node_report())
 
     def take(self, push: NodesPush) -> NodeChanges | None:
         """Take a push of the node map in; returns what changed, None when nothing did."""
@@ -133,7 +140,7 @@ class Attachment:
         self.alive, self.totals = len(living), sums
 
     def _node_report(self) -> CheckReport:
-        alive, wanted = self.alive, self._policy.min_nodes
+        alive, wanted = self.alive, self._policy().min_nodes
         if alive >= wanted:
             return CheckReport(Check.NODES, None)
         message = f"{alive} nodes are alive, {wanted} are wanted"

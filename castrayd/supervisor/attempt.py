@@ -15,7 +15,7 @@ from castrayd.core.candidates import LOCAL, Candidate
 from castrayd.core.commands import RunAttempt
 from castrayd.core.phases import PhaseClock
 from castrayd.core.states import Outcome
-from castrayd.errors import AttachError, ErrorType, Fault, Phase, Retry
+from castrayd.errors import AttachError, ErrorType, Fault, Phase, Retry, described
 from castrayd.probe.discovery import CURRENT_CLUSTER, discover
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.documents import AttemptDocument
@@ -166,7 +166,7 @@ class Attempt:
     def _bug(self, error: Exception) -> Fault:
         """A bug must not end the daemon: it is a typed fault too."""
         trial, phase = self._under_way()
-        fault = Fault.of(ErrorType.INTERNAL, phase, f"{type(error).__name__}: {error}")
+        fault = Fault.of(ErrorType.INTERNAL, phase, described(error))
         if trial is not None:
             self._decided, trial.fault = trial, fault
         return fault

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import anyio.to_thread
+
 from castrayd.core.candidates import AUTO, Address, Candidate, candidate, configured
 from castrayd.core.policy import Deadlines, Policy
 from castrayd.probe.credentials import Credentials, tls_of
@@ -70,6 +72,10 @@ class Connection:
         """Look for the token anew, so that a rotated file is seen by the next attempt."""
         return find_token(self.token_file, self.environ)
 
+    async def current_token(self) -> Token | None:
+        """Do so beside the loop: a home may lie on a server that does not answer."""
+        return await anyio.to_thread.run_sync(self.token, abandon_on_cancel=True)
+
     def credentials(self, token: Token | None) -> Credentials:
         """Return what probes show. Raises `AttachError` (`tls_failure`) on bad TLS variables."""
         return Credentials(token.value if token else None, tls_of(self.environ))
@@ -87,6 +93,8 @@ class Connection:
         wanted = [one.address for one in self.candidates(None)]
         if attached.address in wanted:
             return wanted.index(attached.address)
+        if attached.address in [one.address for one in self.last_resort()]:
+            return len(wanted)
         source, _, kind = attached.source.partition(":")
         fallback = self.policy.fallback_after_s is not None
         allowed = {
@@ -125,8 +133,11 @@ def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token | No
 def _read(path: str) -> str | None:
     """Read a token's file; one that is missing or not ours to read holds no token."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:  # noqa: PTH123  a fifo must not block the loop
+        with open(path, "rb", opener=_unblocking) as file:
             return file.read(TOKEN_BYTES).decode().strip() or None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # a ValueError: no UTF-8, or a NUL in the path
         return None
+
+
+def _unblocking(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

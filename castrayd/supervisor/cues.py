@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from castrayd.core.candidates import Address, Candidate
 from castrayd.core.commands import WatchCues
@@ -94,13 +93,15 @@ class Cues:
             tasks.start_soon(anyio.sleep_forever)
 
     def _out_of_reach(self) -> list[Address]:
-        """The candidates that failed where a light probe can see that it is mended."""
-        failed = [(t.candidate.address, t.fault) for t in self.trials]
-        return [
-            address
-            for address, fault in failed
-            if address and address.mode is not Mode.LOCAL and fault and fault.phase in _RETURNABLE
-        ]
+        """The candidates that failed where a light probe can see that it is mended.
+
+        After a loss it is the one that was attached, which has no fault of its own.
+        """
+        last = self.trials[-1:]
+        lost = [trial for trial in last if trial.fault is None]
+        failed = [t for t in self.trials if t.fault and t.fault.phase in _RETURNABLE]
+        addresses = [trial.candidate.address for trial in (*failed, *lost)]
+        return [one for one in addresses if one is not None and one.mode is not Mode.LOCAL]
 
     def _tls(self) -> Tls | None:
         try:
@@ -127,7 +128,7 @@ class Cues:
         if self.attachment is not None:
             before = self.attachment.attached.token
         while True:
-            if await anyio.to_thread.run_sync(self.connection().token) != before:
+            if await self.connection().current_token() != before:
                 return
             await anyio.sleep(TOKEN_S)
 
@@ -160,13 +161,14 @@ class Cues:
         return [one.address for one in self.connection().candidates(None) if one.address]
 
     async def _climbed(self, address: Address) -> Climb | None:
-        deadlines = replace(self.connection().deadlines, local_node_s=QUICK_S)
+        connection = self.connection()
+        deadlines = replace(connection.deadlines, local_node_s=QUICK_S)
         try:
             return await climb(
                 address,
                 clock=PhaseClock(anyio.current_time),
                 deadlines=deadlines,
-                credentials=self.connection().credentials(self.connection().token()),
+                credentials=connection.credentials(await connection.current_token()),
                 expect=None,
             )
         except AttachError:

@@ -49,6 +49,7 @@ class Performer:
         rng: random.Random,
         on_cancelled: Callable[[AttemptDocument], None],
     ) -> None:
+        self._tasks = tasks
         self.attempt: Attempt | None = None
         self.attachment: Attachment | None = None
         self._ending: Session | None = None
@@ -97,21 +98,21 @@ class Performer:
         except AttachError as error:
             if error.fault.type is ErrorType.INTERNAL:
                 log.error("an attempt failed by a bug", exc_info=error)
-            return await self._failed(command, error.fault)
+            return self._failed(command, error.fault)
         except BaseException:
             self._on_cancelled(self.attempt.document())
             raise
         self.attachment = Attachment(
-            attached, connection.policy, from_standby=self.pool.from_standby
+            attached, lambda: self._connection().policy, from_standby=self.pool.from_standby
         )
         self.last_nodes = self.attachment.alive
         rank, local = self.attempt.rank, attached.address.mode is Mode.LOCAL
         place = Place(rank, attached.facts.cluster_id, fallback=local and rank > 0)
         return e.AttemptSucceeded(self._now(), command.epoch, place)
 
-    async def _failed(self, command: c.RunAttempt, fault: Fault) -> e.AttemptFailed:
+    def _failed(self, command: c.RunAttempt, fault: Fault) -> e.AttemptFailed:
         if fault.type in _COLD:
-            await self.pool.cool()
+            self._tasks.start_soon(self.pool.cool, name="cool")
         others = self.attempt.faults() if self.attempt else ()
         return e.AttemptFailed(self._now(), command.epoch, fault, self._jitter(), others)
 

@@ -1,7 +1,10 @@
 """Where sessions come from: the one that stands by, or a new one; and who ends them."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
+import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from castrayd.core.states import Mode
@@ -26,6 +29,7 @@ class SessionPool:
         self._on_output = on_output
         self._on_nodes = on_nodes
         self._standby = Standby(tasks, self._make)
+        self._wanted = False
         self.from_standby = False
         """Whether the session obtained last had stood by."""
 
@@ -36,7 +40,7 @@ class SessionPool:
 
     async def obtain(self, connection: Connection, token: Token | None, mode: Mode) -> Session:
         """Return a session with ray imported; cancelled, it leaves nothing behind."""
-        spec = _spec(connection, token, mode)
+        spec = await _in_thread(lambda: _spec(connection, token, mode))
         warm = await self._standby.take(spec)
         self.from_standby = warm is not None
         if warm is not None:
@@ -54,12 +58,27 @@ class SessionPool:
         return (await interpreter_versions(_spec(connection, None, Mode.DRIVER))).ray
 
     def keep_warm(self, connection: Connection) -> None:
-        """See to it that a session for the next attempt stands by."""
-        self._standby.ensure(_spec(connection, connection.token(), Mode.DRIVER))
+        """See to it that a session for the next attempt stands by, soon; never waits."""
+        self._wanted = True
+        self._tasks.start_soon(self._warm, connection, name="keep-warm")
+
+    async def _warm(self, connection: Connection) -> None:
+        spec = await _in_thread(lambda: _spec(connection, connection.token(), Mode.DRIVER))
+        if self._wanted:  # still
+            self._standby.ensure(spec)
 
     async def cool(self) -> None:
         """End the session that stands by."""
+        self._wanted = False
         await self._standby.drop()
+
+
+_T = TypeVar("_T")
+
+
+async def _in_thread(read: Callable[[], _T]) -> _T:
+    """Read files beside the loop: a home may lie on a server that does not answer."""
+    return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
 def _spec(connection: Connection, token: Token | None, mode: Mode) -> LaunchSpec:

@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from castrayd.core import events as e
@@ -20,7 +21,7 @@ from castrayd.core.effects import abandon
 from castrayd.core.machine import step
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import ErrorType, Fault, Phase
+from castrayd.errors import ErrorType, Fault, Phase, described
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.perform import Performer
@@ -29,6 +30,8 @@ from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("ClosedError", "Step", "Supervisor")
+
+log = structlog.get_logger("castrayd.supervisor")
 
 HISTORY = 200
 """Attempts kept for the API."""
@@ -51,6 +54,12 @@ class _Bug:
     """A command could not be performed, for a reason that is nobody's but ours."""
 
     error: Exception
+    slot: Slot
+    epoch: int
+
+    def is_stale(self, snapshot: Snapshot) -> bool:
+        """Whether the command was called off meanwhile: then nothing hangs on it any more."""
+        return snapshot.awaiting.get(self.slot) != self.epoch
 
 
 @dataclass(slots=True)
@@ -154,6 +163,9 @@ class Supervisor:
 
     def _consume(self, letter: _Letter, tasks: TaskGroup) -> None:
         before = self.snapshot
+        if isinstance(letter.event, _Bug) and letter.event.is_stale(before):
+            log.error("what was called off failed by a bug", exc_info=letter.event.error)
+            return
         try:
             if isinstance(letter.event, _Bug):
                 raise letter.event.error  # noqa: TRY301  where every bug is survived
@@ -174,7 +186,7 @@ class Supervisor:
 
     def _survive(self, error: Exception) -> tuple[Snapshot, tuple[Command, ...]]:
         """Go on after a bug of ours, without a session; the stack is in the log."""
-        fault = Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, f"{type(error).__name__}: {error}")
+        fault = Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, described(error))
         self._publisher.internal(fault)
         return abandon(self.snapshot, self._now(), fault, self.connection.policy)
 
@@ -202,7 +214,7 @@ class Supervisor:
         except Exception as error:
             if isinstance(command, EndSession):
                 raise  # what may still live cannot be told: better to be started anew
-            self.post(_Bug(error))
+            self.post(_Bug(error, command.SLOT, command.epoch))
         finally:
             mine.done.set()
             if self._running.get(command.SLOT) is mine:

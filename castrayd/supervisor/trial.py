@@ -77,15 +77,15 @@ class Trial:
 
     async def _probed(self) -> Climb | None:
         address = self._address()
-        self.token = self._connection.token()
         if address.mode is Mode.LOCAL:
             return None
+        self.token = await self._connection.current_token()
         return await climb(
             address,
             clock=self.clock,
             deadlines=self._connection.deadlines,
             credentials=self._connection.credentials(self.token),
-            expect=await self._sessions.ray_version(self._connection),
+            expect=lambda: self._sessions.ray_version(self._connection),
         )
 
     def _address(self) -> Address:
@@ -106,8 +106,8 @@ class Trial:
         address = self._address()
         async with self._session(address.mode) as session:
             facts, nodes = await self._attach(address, session)
-        if address.mode is Mode.LOCAL:
-            self.token = self._connection.token()  # a cluster of our own has just made it
+            if address.mode is Mode.LOCAL:  # it has just made its own
+                self.token = await self._connection.current_token()
         return Attached(
             self.candidate, address, session, facts, nodes, self._climb, self.token,
             self._connection,

@@ -64,7 +64,7 @@ class _Seen:
 async def _watching(subjects: Subjects, checks: Checks | None = None) -> AsyncIterator[_Seen]:
     await load_grpc()
     seen = _Seen()
-    seen.checks = AttachedChecks(subjects, checks or Checks())
+    seen.checks = AttachedChecks(subjects, lambda: checks or Checks())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(seen.checks.run, seen)
         yield seen

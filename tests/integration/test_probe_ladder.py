@@ -31,12 +31,16 @@ async def _climb(
 ) -> tuple[PhaseClock, Climb]:
     await load_grpc()
     clock = PhaseClock(time.perf_counter)
+
+    async def expected() -> str | None:
+        return expect
+
     seen = await climb(
         parse_address(text),
         clock=clock,
         deadlines=DEADLINES,
         credentials=Credentials(token),
-        expect=expect,
+        expect=expected,
     )
     return clock, seen
 

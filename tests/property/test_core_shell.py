@@ -322,6 +322,9 @@ class Shell(RuleBasedStateMachine):
     def check_cues(self, kinds: frozenset[Trigger], event: e.Event) -> None:
         """Check what is looked for against what has happened, written out once more."""
         attached = {Trigger.FAILBACK, Trigger.CREDENTIALS_CHANGED}
+        if isinstance(event, e.SessionEnded):  # the wait after a loss
+            assert kinds == {Trigger.CLUSTER_RETURNED, Trigger.DISCOVERY}
+            return
         if not isinstance(event, e.AttemptFailed):
             assert kinds <= attached
             return

@@ -194,7 +194,7 @@ def test_flapping_connection_keeps_backing_off() -> None:
         begins.append(book.now_s)
         _exit(_attach(book), book.now_s + 2.0)
         if book.snapshot.retry_at_s is not None:
-            book << order(WaitRetry, until_s=book.snapshot.retry_at_s)
+            book << order(WaitRetry, until_s=book.snapshot.retry_at_s) << order(WatchCues)
             book.at(book.snapshot.retry_at_s) >> tell(RetryDue)
 
     assert [0.0, 2.0, 4.0, 6.0, 10.0, 18.0, 34.0] == begins
@@ -204,5 +204,6 @@ def test_flapping_wait_is_shown() -> None:
     """While such a wait lasts, status can say when it ends; the jitter shortens it."""
     book = _exit(attached(), 0.25) << order(RunAttempt, number=2)
     _exit(_attach(book), 0.5, jitter=0.5) << order(WaitRetry, until_s=0.75)
+    book << order(WatchCues, kinds={Trigger.CLUSTER_RETURNED, Trigger.DISCOVERY})
 
     book.shows(State.DISCONNECTED, retry_at_s=0.75, error=EXITED)

@@ -328,7 +328,7 @@ def test_abandon_that_repeats_backs_off() -> None:
     _abandoned(book) << order(EndSession)
     book >> tell(SessionEnded) << order(RunAttempt, number=2)
     _abandoned(book) << order(EndSession)
-    book >> tell(SessionEnded) << order(WaitRetry, until_s=0.5)
+    book >> tell(SessionEnded) << order(WaitRetry, until_s=0.5) << order(WatchCues)
 
     book.shows(State.DISCONNECTED, retry_at_s=0.5)
 

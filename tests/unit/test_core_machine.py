@@ -56,7 +56,7 @@ GRID = {
     ReconnectRequested: ("DS", "S", "D", "D"),
     PauseRequested: ("D", "D", "D", "D"),
     ResumeRequested: ("DS", "S", "C", "G"),
-    ConfigReloaded: ("DS", "S", "CD", "CDG"),
+    ConfigReloaded: ("DS", "S", "CDG", "CDG"),
     StopRequested: ("D", "D", "D", "D"),
     AttemptSucceeded: ("-", "C", "-", "-"),
     AttemptFailed: ("-", "D", "-", "-"),
@@ -222,6 +222,7 @@ def _requests(at_s: float) -> Iterator[Event]:
     yield ConfigReloaded(at_s, reconnect=True)
     yield ConfigReloaded(at_s, reconnect=False)
     yield ConfigReloaded(at_s, reconnect=False, rank=1)
+    yield ConfigReloaded(at_s, reconnect=False, rank=1, fallback=True)
     yield StopRequested(at_s)
 
 
@@ -274,7 +275,7 @@ def _kind(snapshot: Snapshot, at_s: float) -> tuple[object, ...]:
         snapshot.attempt and snapshot.attempt.address,
         snapshot.planned and snapshot.planned.address,
         snapshot.settled,
-        snapshot.place and snapshot.place.rank,
+        snapshot.place and (snapshot.place.rank, snapshot.place.fallback),
         frozenset(snapshot.health.faults.items()),
         frozenset(snapshot.health.misses.items()),
         snapshot.reasons,
