@@ -289,7 +289,9 @@ class _Daemon:
     def _greet(self) -> None:
         connection = self.supervisor.connection
         first = next(iter(connection.candidates(None)), None)
-        aim = f"{first.text} ({first.source})" if first else "no address configured"
+        others = len(connection.candidates(None)) - 1
+        more = f" and {others} more" if others > 0 else ""
+        aim = f"{first.text} ({first.source}){more}" if first else "no address configured"
         message = (
             f"castrayd {castrayd.__version__} serves {self.socket_path}; "
             f"aims at {aim}, namespace {connection.namespace}"

@@ -262,6 +262,28 @@ def log_level(session: Session, level: str | None) -> None:
 
 
 @main.command()
+@click.argument("error_class", metavar="CLASS", required=False)
+@click.pass_obj
+def explain(session: Session, error_class: str | None) -> None:
+    """Say what a class of error means and what to do; without one, list them. Needs no daemon."""
+    from dataclasses import asdict  # noqa: PLC0415  no other command needs these
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    from castrayd.errors import ERROR_CLASSES, ErrorType  # noqa: PLC0415
+
+    known = {str(kind): asdict(ERROR_CLASSES[kind]) for kind in ErrorType}
+    if error_class is None:
+        session.show({"classes": known}, lambda d: render.classes_lines(d["classes"]))
+    elif error_class in known:
+        one = {"type": error_class, **known[error_class]}
+        session.show(one, render.class_lines)
+    else:
+        near = get_close_matches(error_class, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`castrayctl explain` lists them."
+        fail(EXIT_FAILED, f"no such class of error: {error_class}", hint)
+
+
+@main.command()
 @asks
 def version(session: Session) -> None:
     """Show the daemon's versions."""

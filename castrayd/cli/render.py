@@ -4,7 +4,7 @@
 returns lines; what a terminal wants otherwise than a pipe is decided in `terminal`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from castrayd.cli.terminal import TIE, aligned, bar, cell, coloured, style, table
@@ -12,6 +12,8 @@ from castrayd.cli.terminal import TIE, aligned, bar, cell, coloured, style, tabl
 __all__ = (
     "attempt_lines",
     "attempts_lines",
+    "class_lines",
+    "classes_lines",
     "event_line",
     "nodes_lines",
     "reload_lines",
@@ -175,6 +177,31 @@ def _bars(tried: Document) -> Iterator[str]:
         drawn = bar(seconds / longest, BAR_CELLS) if coloured() else ""
         shown = style(drawn + mark, "red" if mark else "green")
         yield f"    {name:<10} {seconds * 1000:>9.1f} ms  {shown}".rstrip()
+
+
+def classes_lines(classes: Mapping[str, Document]) -> Iterable[str]:
+    """Show every class of error in a line."""
+    rows = [(name, known["retry"], known["meaning"]) for name, known in classes.items()]
+    return table(("class", "retry", "meaning"), rows)
+
+
+def class_lines(known: Document) -> Iterator[str]:
+    """Show what one class of error means, where it appears and what to do."""
+    yield style(known["type"], "bold")
+    phases = "any" if len(known["phases"]) > _MOST_PHASES else ", ".join(known["phases"])
+    retries = {"transient": "tried again by itself", "operator": "needs a person; tried seldom"}
+    yield from aligned(
+        [
+            ("meaning", known["meaning"]),
+            ("phases", phases),
+            ("retry", f"{known['retry']}: {retries[known['retry']]}"),
+            ("do", known["hint"]),
+        ]
+    )
+
+
+_MOST_PHASES: Final = 5
+"""A class that appears in more phases than this appears anywhere."""
 
 
 def nodes_lines(nodes: Sequence[Document]) -> Iterator[str]:

@@ -297,3 +297,15 @@ async def test_following_shows_what_happens_and_ends_with_the_daemon() -> None:
             assert await daemon.exit_code() == 0
             assert "disconnected -> discovering (manual)" in seen
             assert (process.returncode, err.read()) == (3, b"castrayctl: the daemon has ended\n")
+
+
+async def test_explain_needs_no_daemon() -> None:
+    """A class is explained, all are listed, and a slip of the pen is corrected with exit 1."""
+    for words, code, says in (
+        (["explain"], 0, "client_server_unavailable"),
+        (["explain", "tcp_refused"], 0, "ray start --head"),
+        (["explain", "tcp_refuse"], 1, "did you mean tcp_refused?"),
+    ):
+        found, out, err = await _run(_command("/nonexistent", *words))
+        assert found == code
+        assert says in out + err

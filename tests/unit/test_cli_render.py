@@ -1,12 +1,14 @@
 """How castrayctl shows the API's documents to people, in a pipe and on a terminal."""
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 
 from castrayd.cli import render, terminal
 from castrayd.cli.terminal import clean
+from castrayd.errors import ERROR_CLASSES
 
 AT = "2026-01-02T03:04:05.678901Z"
 REFUSED: dict[str, Any] = {
@@ -297,3 +299,14 @@ def test_control_characters_never_reach_the_terminal() -> None:
 
     assert any("a�]0;x��2J��  b c" in line for line in lines)
     assert not any(re.search("[\x00-\x1f\x7f-\x9f]", line) for line in _plain(lines))
+
+
+def test_every_class_of_error_is_explained() -> None:
+    """Meaning, phases, who must act and what to do: none is left out."""
+    for kind, known in ERROR_CLASSES.items():
+        text = "\n".join(render.class_lines({"type": str(kind), **asdict(known)}))
+
+        assert str(kind) in text
+        assert known.meaning in text
+        assert known.hint in text
+        assert str(known.retry) in text
