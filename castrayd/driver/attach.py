@@ -206,7 +206,10 @@ _CLASSES: tuple[tuple[str, str], ...] = (
     ),
     (r"requires pip package|No module named", "dependency_missing"),
     (r"Invalid address format|Invalid Ray address|Invalid gcs_address", "address_invalid"),
-    (r"must not be provided", "config_invalid"),
+    (
+        r"must not be provided|must be an existing directory|exceeds the maximum size",
+        "config_invalid",
+    ),
 )
 """Ray raises few types for many causes: its words are all there is. Texts of Ray 2.60."""
 

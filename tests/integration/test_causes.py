@@ -220,6 +220,23 @@ async def test_raylet_of_another_user_is_local_node_forbidden() -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(
+    ("config", "temp_dir", "kind"),
+    [
+        ('[ray]\nlocal_working_dir = "/nonexistent"\n', "/tmp", "config_invalid"),
+        ("", "/proc", "init_failed"),
+    ],
+)
+async def test_local_start_that_cannot_be_is_named(config: str, temp_dir: str, kind: str) -> None:
+    """A folder that is not there is the settings' fault; one that Ray cannot make is not."""
+    environ = {"TMPDIR": temp_dir}
+    async with running_daemon("--allow-local-start", config=config, environ=environ) as daemon:
+        error = await _first_error(daemon, 40)
+
+        assert (error["type"], error["phase"]) == (kind, "init")
+
+
+@pytest.mark.ray
 async def test_frozen_raylet_while_attached_recovers(head: RayHead) -> None:
     """A raylet that hangs for a while degrades the attachment, and the session survives it."""
     raylet = head.raylet
