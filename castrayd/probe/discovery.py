@@ -80,7 +80,8 @@ def _believed(raylet: Raylet) -> bool:
 async def _current_cluster(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
     """Ray's note of the cluster started here last. Anybody may write to its folder."""
     try:
-        text = await _read(f"{where.temp_dir}/ray_current_cluster", follow=False)
+        # no thread for it: a small file of this host's, and a failed attempt takes milliseconds
+        text = read_trusted(f"{where.temp_dir}/ray_current_cluster", follow=False)
     except DistrustedError:
         return ()
     return (candidate(text.strip(), CURRENT_CLUSTER),) if text and text.strip() else ()
@@ -92,7 +93,9 @@ async def _file(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
     if path is None:
         return ()
     try:
-        text = await _read(path, follow=True)
+        text = await anyio.to_thread.run_sync(
+            lambda: read_trusted(path, follow=True), abandon_on_cancel=True
+        )
     except DistrustedError as error:
         fault = Fault.of(ErrorType.CONFIG_INVALID, Phase.DISCOVER, f"not believed: {error}")
         return (Candidate(path, source, None, fault),)
@@ -112,12 +115,6 @@ async def _dns(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:
         return (Candidate(name, source, None, error.fault),)
     scheme = "ray://" if address.mode is Mode.CLIENT else ""
     return tuple(candidate(f"{scheme}{endpoint.target}", source) for endpoint in endpoints)
-
-
-async def _read(path: str, *, follow: bool) -> str | None:
-    return await anyio.to_thread.run_sync(
-        lambda: read_trusted(path, follow=follow), abandon_on_cancel=True
-    )
 
 
 _FINDERS: Final = MappingProxyType[

@@ -1,0 +1,290 @@
+"""The log: lines for machines and people, a level that moves, a writer that none waits for."""
+
+import contextlib
+import fcntl
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import pytest
+import structlog
+
+from castrayd.telemetry import lines, logs
+from castrayd.telemetry.lines import LineWriter
+from castrayd.telemetry.logs import LogFormat, LogLevel, choose_format, configure
+
+NOW = "2026-01-02T03:04:05.678901Z"
+PAST_TIME_S = 2.0
+"""What none of these may come near to, on a machine that is busy."""
+
+
+class _Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _structlog_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """It is set up once for the whole process: put it back."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
+
+
+class _Log:
+    """A log on a stream that can be read back."""
+
+    def __init__(self, form: LogFormat, stream: io.StringIO | None = None) -> None:
+        self.level = LogLevel("info")
+        self._stream = stream or io.StringIO()
+        self._writer = configure(form, self.level, lambda: NOW, {"process.pid": 7}, self._stream)
+        self.log: Any = structlog.get_logger("castrayd.test")
+
+    def text(self) -> str:
+        self._writer.flush(5.0)
+        return self._stream.getvalue()
+
+    def documents(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text().splitlines()]
+
+
+def _json() -> _Log:
+    return _Log(LogFormat.JSON)
+
+
+def _console(stream: io.StringIO | None = None) -> _Log:
+    return _Log(LogFormat.CONSOLE, stream)
+
+
+def test_json_line_has_the_keys() -> None:
+    """Time, level and message come first, then what is the same in every line, then the fields."""
+    told = _json()
+    told.log.warning("attempt failed", **{"event.name": "x", "castray.phase.tcp_s": 0.25})
+
+    expected = {
+        "timestamp": NOW,
+        "level": "warning",
+        "message": "attempt failed",
+        "process.pid": 7,
+        "event.name": "x",
+        "castray.phase.tcp_s": 0.25,
+    }
+    assert list(expected.items()) == list(told.documents()[0].items())
+
+
+def test_json_line_is_one_line_and_not_escaped() -> None:
+    """Line breaks stay inside their line; letters beyond ASCII stay letters."""
+    told = _json()
+    told.log.info("one\ntwo\r\n\N{SNOWMAN}")
+
+    assert "\N{SNOWMAN}" in told.text()
+    assert ["one\ntwo\r\n\N{SNOWMAN}"] == [line["message"] for line in told.documents()]
+
+
+def test_level_moves_while_it_runs() -> None:
+    """A logger that exists already obeys the level of the moment."""
+    told = _json()
+    told.log.debug("hidden")
+    told.level.set("debug")
+    told.log.debug("shown")
+    told.level.set("error")
+    told.log.warning("hidden again")
+    told.log.error("shown again")
+
+    assert ["shown", "shown again"] == [line["message"] for line in told.documents()]
+    assert told.level.get() == "error"
+
+
+def test_level_that_is_none_is_refused() -> None:
+    """A name that is no level raises, and the level stays."""
+    level = LogLevel("info")
+    with pytest.raises(KeyError):
+        level.set("loud")
+
+    assert level.get() == "info"
+
+
+@pytest.mark.parametrize("given", ["exception", "true"])
+def test_error_carries_the_stack(given: str) -> None:
+    """`exc_info`, an exception or True, becomes the stack in `exception`."""
+    told = _json()
+    try:
+        raise ZeroDivisionError("a bug")
+    except ZeroDivisionError as error:
+        told.log.error("a bug was met", exc_info=error if given == "exception" else True)
+
+    (line,) = told.documents()
+    assert "Traceback" in line["exception"]
+    assert "test_error_carries_the_stack" in line["exception"]
+    assert "ZeroDivisionError: a bug" in line["exception"]
+    assert "exc_info" not in line
+
+
+@pytest.mark.parametrize("method", ["exception", "warn", "informational"])
+def test_unknown_method_fails_loudly(method: str) -> None:
+    """A level that is misspelt is found by the first test that comes by, not lost."""
+    told = _json()
+    with pytest.raises((AttributeError, KeyError), match=method):
+        getattr(told.log, method)("x")
+
+    assert told.text() == ""
+
+
+@pytest.mark.parametrize("form", list(LogFormat))
+def test_surrogates_do_not_raise(form: LogFormat) -> None:
+    """Bytes of the environment that are no text are logged as something."""
+    told = _Log(form)
+    told.log.info("h\udcff:6379", **{"server.address": "h\udcff:6379", "other": object()})
+
+    assert ":6379" in told.text()
+    if form is LogFormat.JSON:
+        assert told.documents()[0]["server.address"] == "h\udcff:6379"
+
+
+def test_console_line_is_time_level_message() -> None:
+    """A person gets what they can read at a glance, without the fields."""
+    told = _console()
+    told.log.info("attached", **{"event.sequence": 9})
+
+    assert told.text() == "03:04:05.678 info     attached\n"
+
+
+def test_console_is_coloured_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours on a terminal; none elsewhere, and none where NO_COLOR asks for none."""
+    (coloured := _console(_Terminal())).log.error("x")
+    (plain := _console()).log.error("x")
+    monkeypatch.setenv("NO_COLOR", "1")
+    (asked := _console(_Terminal())).log.error("x")
+
+    assert coloured.text() == "03:04:05.678 \x1b[31merror   \x1b[0m x\n"
+    assert plain.text() == asked.text() == "03:04:05.678 error    x\n"
+
+
+def test_console_replaces_control_characters() -> None:
+    """What others have said cannot move the cursor, nor make a line of its own."""
+    told = _console()
+    told.log.info("a\x1b[2Jb\nc\rd\x07e\x7ff\x9bg\th")
+
+    text = told.text().replace("\N{REPLACEMENT CHARACTER}", "?")
+    assert text.endswith(" a?[2Jb?c?d?e?f?g?h\n")
+
+
+def test_console_shows_the_exception() -> None:
+    """A stack is shown below its line."""
+    told = _console()
+    told.log.error("a bug was met", exc_info=ValueError("odd"))
+
+    first, *rest = told.text().splitlines()
+    assert first.endswith("a bug was met")
+    assert rest[-1] == "ValueError: odd"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "stream", "form"),
+    [
+        ("auto", _Terminal(), LogFormat.CONSOLE),
+        ("auto", io.StringIO(), LogFormat.JSON),
+        ("auto", None, LogFormat.JSON),
+        ("console", io.StringIO(), LogFormat.CONSOLE),
+        ("json", _Terminal(), LogFormat.JSON),
+    ],
+)
+def test_format_is_chosen_by_wish_then_stream(
+    wanted: str, stream: TextIO | None, form: LogFormat
+) -> None:
+    """`auto` looks at the stream; a wish wins."""
+    assert choose_format(wanted, stream) is form
+
+
+def test_dropped_lines_are_told_in_the_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note of what was dropped is a line like any other: JSON where the rest is."""
+    made: list[Any] = []
+    monkeypatch.setattr(logs, "LineWriter", lambda _out, tell: made.append(tell))
+    configure(LogFormat.JSON, LogLevel("info"), lambda: NOW, {}, io.StringIO())
+
+    line = json.loads(made[0](3))
+    assert (line["level"], line["timestamp"]) == ("warning", NOW)
+    assert "3 log lines were dropped" in line["message"]
+
+
+# --- the writer ---
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[TextIO, TextIO]]:
+    """Both ends of a small pipe."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    with open(reader) as source, open(writer, "w", buffering=1) as sink:
+        yield source, sink
+        with contextlib.suppress(BrokenPipeError):
+            sink.flush()
+
+
+def test_pipe_that_nobody_reads_costs_lines_alone(
+    monkeypatch: pytest.MonkeyPatch, pipe: tuple[TextIO, TextIO]
+) -> None:
+    """Neither `write` nor `flush` waits; what was dropped is counted and told to a late reader."""
+    monkeypatch.setattr(lines, "LINES", 20)
+    source, sink = pipe
+    writer = LineWriter(sink, lambda count: f"dropped {count}")
+    began = time.monotonic()
+    for number in range(500):
+        writer.write(f"{number:04} {'x' * 995}")
+    assert time.monotonic() - began < PAST_TIME_S
+    writer.flush(0.1)
+    assert time.monotonic() - began < PAST_TIME_S
+
+    read = [source.readline().split()]
+    while read[-1][0] != "dropped":
+        read.append(source.readline().split())
+    dropped = int(read.pop()[1])
+    read += [source.readline().split() for _ in range(500 - dropped - len(read))]
+    assert [f"{number:04}" for number in range(500 - dropped)] == [words[0] for words in read]
+    assert dropped >= 500 - 20 - 6
+
+    writer.write("after")
+    writer.flush(5.0)
+    assert source.readline() == "after\n"
+
+
+def test_flush_returns_once_all_is_written() -> None:
+    """With a reader `flush` takes no longer than the writing, and nothing is missing after it."""
+    stream = io.StringIO()
+    writer = LineWriter(stream, str)
+    for number in range(100):
+        writer.write(str(number))
+    began = time.monotonic()
+    writer.flush(30.0)
+
+    assert time.monotonic() - began < PAST_TIME_S
+    assert [str(number) for number in range(100)] == stream.getvalue().split()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "no space left"), ValueError("closed")])
+def test_stream_that_fails_does_not_end_the_writer(error: Exception) -> None:
+    """A full disk loses lines, and the ones after it are written."""
+
+    class Failing(io.StringIO):
+        fails = True
+
+        def write(self, text: str) -> int:
+            if self.fails:
+                raise error
+            return super().write(text)
+
+    stream = Failing()
+    writer = LineWriter(stream, str)
+    writer.write("lost")
+    writer.flush(5.0)
+    stream.fails = False
+    writer.write("kept")
+    writer.flush(5.0)
+
+    assert stream.getvalue() == "kept\n"

@@ -1,0 +1,291 @@
+"""The publisher: every fact once in the stream and once in the log, under one number."""
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from castrayd.core.states import Outcome, State, Trigger
+from castrayd.errors import ErrorType, Fault, Phase
+from castrayd.supervisor.documents import AttemptDocument
+from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.events import EventLog, Item
+from castrayd.telemetry.logs import LogFormat, LogLevel, configure
+from castrayd.telemetry.publisher import Publisher
+
+REFUSED = Fault.of(ErrorType.TCP_REFUSED, Phase.TCP, "head:6379: refused", code="ECONNREFUSED")
+NOT_RAY = Fault.of(ErrorType.NOT_RAY, Phase.HEALTH, "HTTP answers there")
+LOST = Fault.of(ErrorType.CONTROL_PLANE_LOST, Phase.ATTACHED, "the GCS is gone")
+
+
+class Told:
+    """A publisher, with what it has put into the stream and into the log."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self._stream = io.StringIO()
+        self._level = LogLevel("debug")
+        clock = Clock(lambda: self.now_s, lambda: 1_700_000_000 + self.now_s)
+        self._writer = configure(LogFormat.JSON, self._level, clock.now, {}, self._stream)
+        self.publisher = Publisher(EventLog("s", 1_000), clock)
+
+    def lines(self) -> list[dict[str, Any]]:
+        self._writer.flush(5.0)
+        return [json.loads(line) for line in self._stream.getvalue().splitlines()]
+
+    def line(self) -> dict[str, Any]:
+        """The only line."""
+        (line,) = self.lines()
+        return line
+
+    def items(self) -> tuple[Item, ...]:
+        return self.publisher.events.since(999).items
+
+
+@pytest.fixture
+def told() -> Iterator[Told]:
+    """What is told; structlog, set up once for the whole process, is put back."""
+    before = structlog.get_config()
+    yield Told()
+    structlog.configure(**before)
+
+
+def _attempt(
+    outcome: Outcome, error: Fault | None = None, number: int = 3, address: str | None = "head:6379"
+) -> AttemptDocument:
+    source = "config" if address else None
+    return AttemptDocument(
+        f"r-{number}", number, Trigger.BACKOFF, outcome, "2026-01-01T00:00:00Z", 0.25,
+        {"resolve": 0.001, "tcp": 0.02}, error, address, source, (),
+    )  # fmt: skip
+
+
+def _failure(error: Fault = REFUSED, number: int = 3) -> AttemptDocument:
+    return _attempt(Outcome.FAILURE, error, number)
+
+
+FACTS: dict[str, Callable[[Publisher], None]] = {
+    "castray.state.changed": lambda p: p.state_changed(
+        State.CONNECTED, State.DEGRADED, "check_failed", [LOST]
+    ),
+    "castray.connection.attempt": lambda p: p.attempt_finished(_failure(), "t", 1.0),
+    "castray.connection.lost": lambda p: p.connection_lost(12.0, LOST),
+    "castray.config.reloaded": lambda p: p.config_reloaded({"changed": []}, "settings reloaded"),
+    "castray.nodes.changed": lambda p: p.nodes_changed(["a"], ["b"], 3, 1),
+    "castray.session.output": lambda p: p.session_output("s1", "stderr", "hello"),
+    "castray.internal": lambda p: p.internal(REFUSED),
+}
+
+
+def test_every_fact_is_one_event_and_one_line_of_one_number(told: Told) -> None:
+    """The line names the event and its `seq`, whatever its level; both tell the same moment."""
+    for publish in (*FACTS.values(), *FACTS.values()):
+        publish(told.publisher)
+        told.now_s += 1.0
+
+    items = told.items()
+    assert [*FACTS, *FACTS] == [item["name"] for item in items]
+    assert list(range(1_000, 1_000 + len(items))) == [item["seq"] for item in items]
+    assert [(item["seq"], item["name"], item["at"]) for item in items] == [
+        (line["event.sequence"], line["event.name"], line["timestamp"]) for line in told.lines()
+    ]
+
+
+def test_success_tells_address_source_and_phases(told: Told) -> None:
+    """A success is at info; it has no error, and each phase its milliseconds."""
+    told.publisher.attempt_finished(_attempt(Outcome.SUCCESS), None, None)
+
+    line = told.line()
+    expected = {
+        "level": "info",
+        "message": "attached to head:6379 (config) in 0.250 s (ms: resolve 1 tcp 20)",
+        "event.outcome": "success",
+        "castray.phase.tcp_s": 0.02,
+        "castray.attempt.duration_s": 0.25,
+        "server.address": "head:6379",
+        "castray.address.source": "config",
+    }
+    assert expected.items() <= line.items()
+    assert not [key for key in line if key.startswith(("error.", "castray.backoff."))]
+    assert told.items()[0]["error"] is None
+
+
+def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
+    """The first failure is at warning, and its line needs no other to be understood."""
+    told.publisher.attempt_finished(_failure(), "2026-01-01T00:00:09Z", 1.5)
+
+    expected = {
+        "level": "warning",
+        "message": "attempt 3 to head:6379 (config) failed in tcp: "
+        "tcp_refused: head:6379: refused (next in 1.5 s)",
+        "event.outcome": "failure",
+        "castray.attempt.id": "r-3",
+        "castray.attempt.number": 3,
+        "castray.attempt.trigger": "backoff",
+        "castray.phase.failed": "tcp",
+        "error.type": "tcp_refused",
+        "error.retry": "transient",
+        "error.hint": REFUSED.hint,
+        "error.code": "ECONNREFUSED",
+        "castray.backoff.delay_s": 1.5,
+        "castray.backoff.next_at": "2026-01-01T00:00:09Z",
+        "server.address": "head:6379",
+        "castray.address.source": "config",
+    }
+    assert expected.items() <= told.line().items()
+    (item,) = told.items()
+    assert (item["error"], item["next_retry_at"]) == (REFUSED, "2026-01-01T00:00:09Z")
+
+
+def test_fault_that_needs_a_person_tells_the_hint(told: Told) -> None:
+    """Whoever can mend it reads how in the line itself; what time mends needs no hint there."""
+    told.publisher.attempt_finished(_failure(NOT_RAY), "t", 60.0)
+    told.publisher.attempt_finished(_failure(REFUSED), "t", 60.0)
+
+    operator, transient = told.lines()
+    assert operator["message"].endswith(f"- {NOT_RAY.hint}")
+    assert operator["error.retry"] == "operator"
+    assert REFUSED.hint not in transient["message"]
+
+
+def test_failure_without_an_address_or_a_retry_says_so(told: Told) -> None:
+    """Nothing configured, nothing found, nothing planned: no key holds a null."""
+    fault = Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, "nothing found")
+    told.publisher.attempt_finished(_attempt(Outcome.FAILURE, fault, address=None), None, None)
+
+    line = told.line()
+    assert "to no address failed in discover: no_cluster_found" in line["message"]
+    assert "next in" not in line["message"]
+    absent = {"server.address", "castray.address.source", "castray.backoff.next_at", "error.code"}
+    assert not absent & line.keys()
+
+
+def test_cancelled_attempt_is_a_debug_line(told: Told) -> None:
+    """Somebody wanted it so: no failure, no class."""
+    told.publisher.attempt_cancelled(_attempt(Outcome.CANCELLED))
+
+    line = told.line()
+    assert (line["level"], line["event.outcome"]) == ("debug", "unknown")
+    assert line["message"] == "attempt 3 cancelled after 0.250 s"
+    assert "error.type" not in line
+    assert told.items()[0]["outcome"] == "cancelled"
+
+
+def test_long_run_of_failures_thins_out_and_counts(told: Told) -> None:
+    """The 1st, 2nd, 4th and 8th are shown, with `log.suppressed`; the stream has every one."""
+    for number in range(1, 11):
+        told.publisher.attempt_finished(_failure(number=number), "t", 1.0)
+
+    shown = {
+        line["castray.attempt.number"]: line.get("log.suppressed")
+        for line in told.lines()
+        if line["level"] == "warning"
+    }
+    assert shown == {1: None, 2: None, 4: 1, 8: 3}
+    assert {line["level"] for line in told.lines()} == {"warning", "debug"}
+    assert told.lines()[7]["message"].endswith("[3 like it not shown]")
+    assert len(told.items()) == len(told.lines()) == 10
+
+
+def test_change_of_class_ten_minutes_and_success_are_news(told: Told) -> None:
+    """Each is shown although the run is long; after a success the next failure is the first."""
+    for _ in range(5):
+        told.publisher.attempt_finished(_failure(), "t", 1.0)
+    told.publisher.attempt_finished(_failure(NOT_RAY), "t", 1.0)
+    told.publisher.attempt_finished(_failure(NOT_RAY), "t", 1.0)
+    told.now_s += 601.0
+    told.publisher.attempt_finished(_failure(NOT_RAY, 7), "t", 1.0)
+    told.publisher.attempt_finished(_attempt(Outcome.SUCCESS), None, None)
+    told.publisher.attempt_finished(_failure(NOT_RAY), "t", 1.0)
+
+    told_of = [(line["level"], line.get("log.suppressed")) for line in told.lines()[5:]]
+    assert told_of == [
+        ("warning", 1), ("debug", None), ("warning", 1), ("info", None), ("warning", None),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "level"),
+    [
+        (State.DISCONNECTED, State.DISCOVERING, "debug"),
+        (State.DISCOVERING, State.DISCONNECTED, "debug"),
+        (State.DISCOVERING, State.CONNECTED, "info"),
+        (State.CONNECTED, State.DEGRADED, "warning"),
+        (State.DEGRADED, State.CONNECTED, "info"),
+        (State.DEGRADED, State.DISCONNECTED, "info"),
+    ],
+)
+def test_state_change_has_the_level_of_its_news(
+    told: Told, source: State, target: State, level: str
+) -> None:
+    """Degraded warns; the to and fro of attempts is theirs to tell."""
+    told.publisher.state_changed(source, target, "why", [])
+
+    line = told.line()
+    assert (line["level"], line["message"]) == (level, f"{source} -> {target} (why)")
+    assert (line["castray.state.from"], line["castray.state.to"]) == (source, target)
+    expected = {"from": source, "to": target, "trigger": "why", "reasons": []}
+    assert expected.items() <= told.items()[0].items()
+
+
+def test_state_change_tells_its_first_reason(told: Told) -> None:
+    """The line has the first reason, the stream all of them."""
+    told.publisher.state_changed(State.CONNECTED, State.DEGRADED, "check", [LOST, REFUSED])
+
+    assert told.line()["message"].endswith("(check): control_plane_lost: the GCS is gone")
+    assert told.line()["error.type"] == "control_plane_lost"
+    assert told.items()[0]["reasons"] == [LOST, REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("fault", "level", "message"),
+    [
+        (LOST, "warning", "connection ended after 12.3 s: control_plane_lost: the GCS is gone"),
+        (None, "info", "connection ended after 12.3 s"),
+    ],
+)
+def test_lost_connection_tells_why(
+    told: Told, fault: Fault | None, level: str, message: str
+) -> None:
+    """A connection that was ended on purpose is no warning, and has no class."""
+    told.publisher.connection_lost(12.345, fault)
+
+    line = told.line()
+    assert (line["level"], line["message"]) == (level, message)
+    assert line["castray.session.duration_s"] == 12.345
+    assert line.get("error.type") == (fault.type if fault else None)
+    assert told.items()[0]["error"] == fault
+
+
+def _fail_with(token: str) -> None:
+    raise ZeroDivisionError(len(token))
+
+
+def test_internal_carries_the_stack_and_no_values(told: Told) -> None:
+    """A bug can be found; what a variable held when it struck, a token maybe, is not told."""
+    token = "".join(["kept ", "to ", "ourselves"])  # noqa: FLY002  the source is in the stack
+    try:
+        _fail_with(token)
+    except ZeroDivisionError:
+        told.publisher.internal(Fault.of(ErrorType.INTERNAL, Phase.INIT, "a bug"))
+
+    line, (item,) = told.line(), told.items()
+    assert (line["level"], line["error.type"]) == ("error", "internal")
+    assert "_fail_with" in line["exception"]
+    assert "ZeroDivisionError: 17" in line["exception"]
+    assert token not in str(line)
+    assert item.keys() == {"seq", "at", "name", "error"}
+
+
+def test_output_is_shown_by_its_stream(told: Told) -> None:
+    """What a session complains of is at info; Ray's dumps of whole logs are not."""
+    told.publisher.session_output("s1", "stderr", "a complaint")
+    told.publisher.session_output("s1", "stdout", "a dump")
+
+    assert ["info", "debug"] == [line["level"] for line in told.lines()]
+    assert {"text": "a dump", "stream": "stdout", "session_id": "s1"}.items() <= (
+        told.items()[1].items()
+    )
