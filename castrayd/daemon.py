@@ -165,6 +165,7 @@ class _Daemon:
         asyncio.get_running_loop().set_exception_handler(_loop_trouble)
         try:
             await self.serve(listener)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been obeyed
         except Exception as error:
             log.critical("castrayd ends: this is a bug, please report it", exc_info=error)
             return EXIT_INTERNAL

@@ -7,6 +7,7 @@ the session's process group and removes the session's folder. One path for both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -59,13 +60,10 @@ def _listed(folder: str) -> list[str]:
 
 
 def _kill(group: int, folders: list[str]) -> bool:
-    """Kill the group, and what of the cluster has left it; returns whether anything was there."""
-    left = False
-    try:
+    """Kill the group, and what of the cluster has left it; returns whether anything lives."""
+    with contextlib.suppress(OSError):
         os.killpg(group, signal.SIGKILL)
-        left = True
-    except OSError:
-        left = False
+    left = _lives(group)
     for pid in _of_cluster(folders):
         try:
             os.kill(pid, signal.SIGKILL)
@@ -73,6 +71,19 @@ def _kill(group: int, folders: list[str]) -> bool:
         except OSError:
             continue
     return left
+
+
+def _lives(group: int) -> bool:
+    """Whether a process of the group is more than a zombie, which only its parent can end."""
+    for name in os.listdir("/proc"):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                state, _parent, leader = file.read().rpartition(b")")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(leader) == group and state not in {b"Z", b"X"}:
+            return True
+    return False
 
 
 def _of_cluster(folders: list[str]) -> list[int]:

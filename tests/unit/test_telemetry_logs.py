@@ -1,6 +1,5 @@
 """The log: lines for machines and people, a level that moves, a writer that none waits for."""
 
-import contextlib
 import fcntl
 import io
 import json
@@ -17,8 +16,7 @@ from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogFormat, LogLevel, choose_format, configure
 
 NOW = "2026-01-02T03:04:05.678901Z"
-PAST_TIME_S = 2.0
-"""What none of these may come near to, on a machine that is busy."""
+PAST_TIME_S = 2.0  # what none of these may come near to, on a machine that is busy
 
 
 class _Terminal(io.StringIO):
@@ -65,30 +63,22 @@ def _console(stream: io.StringIO | None = None) -> _Log:
 def test_json_line_has_the_keys() -> None:
     """Time, level and message come first, then what is the same in every line, then the fields."""
     told = _json()
-    told.log.warning("attempt failed", **{"event.name": "x", "castray.phase.tcp_s": 0.25})
+    told.log.warning("failed\r\n\N{SNOWMAN}", **{"event.name": "x", "castray.phase.tcp_s": 0.25})
 
     expected = {
         "timestamp": NOW,
         "level": "warning",
-        "message": "attempt failed",
+        "message": "failed\r\n\N{SNOWMAN}",
         "process.pid": 7,
         "event.name": "x",
         "castray.phase.tcp_s": 0.25,
     }
-    assert list(expected.items()) == list(told.documents()[0].items())
-
-
-def test_json_line_is_one_line_and_not_escaped() -> None:
-    """Line breaks stay inside their line; letters beyond ASCII stay letters."""
-    told = _json()
-    told.log.info("one\ntwo\r\n\N{SNOWMAN}")
-
-    assert "\N{SNOWMAN}" in told.text()
-    assert ["one\ntwo\r\n\N{SNOWMAN}"] == [line["message"] for line in told.documents()]
+    assert [list(expected.items())] == [list(line.items()) for line in told.documents()]
+    assert "\N{SNOWMAN}" in told.text()  # letters beyond ASCII stay letters
 
 
 def test_level_moves_while_it_runs() -> None:
-    """A logger that exists already obeys the level of the moment."""
+    """A logger that exists already obeys the level of the moment; a name that is none raises."""
     told = _json()
     told.log.debug("hidden")
     told.level.set("debug")
@@ -96,18 +86,11 @@ def test_level_moves_while_it_runs() -> None:
     told.level.set("error")
     told.log.warning("hidden again")
     told.log.error("shown again")
+    with pytest.raises(KeyError):
+        told.level.set("loud")
 
     assert ["shown", "shown again"] == [line["message"] for line in told.documents()]
     assert told.level.get() == "error"
-
-
-def test_level_that_is_none_is_refused() -> None:
-    """A name that is no level raises, and the level stays."""
-    level = LogLevel("info")
-    with pytest.raises(KeyError):
-        level.set("loud")
-
-    assert level.get() == "info"
 
 
 @pytest.mark.parametrize("given", ["exception", "true"])
@@ -120,7 +103,6 @@ def test_error_carries_the_stack(given: str) -> None:
         told.log.error("a bug was met", exc_info=error if given == "exception" else True)
 
     (line,) = told.documents()
-    assert "Traceback" in line["exception"]
     assert "test_error_carries_the_stack" in line["exception"]
     assert "ZeroDivisionError: a bug" in line["exception"]
     assert "exc_info" not in line
@@ -147,14 +129,6 @@ def test_surrogates_do_not_raise(form: LogFormat) -> None:
         assert told.documents()[0]["server.address"] == "h\udcff:6379"
 
 
-def test_console_line_is_time_level_message() -> None:
-    """A person gets what they can read at a glance, without the fields."""
-    told = _console()
-    told.log.info("attached", **{"event.sequence": 9})
-
-    assert told.text() == "03:04:05.678 info     attached\n"
-
-
 def test_console_is_coloured_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Colours on a terminal; none elsewhere, and none where NO_COLOR asks for none."""
     (coloured := _console(_Terminal())).log.error("x")
@@ -175,14 +149,12 @@ def test_console_replaces_control_characters() -> None:
     assert text.endswith(" a?[2Jb?c?d?e?f?g?h\n")
 
 
-def test_console_shows_the_exception() -> None:
-    """A stack is shown below its line."""
+def test_console_shows_time_level_message_and_exception() -> None:
+    """A person gets what can be read at a glance, without the fields; a stack below its line."""
     told = _console()
-    told.log.error("a bug was met", exc_info=ValueError("odd"))
+    told.log.error("a bug was met", exc_info=ValueError("odd"), **{"event.sequence": 9})
 
-    first, *rest = told.text().splitlines()
-    assert first.endswith("a bug was met")
-    assert rest[-1] == "ValueError: odd"
+    assert told.text() == "03:04:05.678 error    a bug was met\nValueError: odd\n"
 
 
 @pytest.mark.parametrize(
@@ -195,9 +167,7 @@ def test_console_shows_the_exception() -> None:
         ("json", _Terminal(), LogFormat.JSON),
     ],
 )
-def test_format_is_chosen_by_wish_then_stream(
-    wanted: str, stream: TextIO | None, form: LogFormat
-) -> None:
+def test_format_is_a_wish_or_fits(wanted: str, stream: TextIO | None, form: LogFormat) -> None:
     """`auto` looks at the stream; a wish wins."""
     assert choose_format(wanted, stream) is form
 
@@ -221,50 +191,43 @@ def pipe() -> Iterator[tuple[TextIO, TextIO]]:
     """Both ends of a small pipe."""
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    with open(reader) as source, open(writer, "w", buffering=1) as sink:
+    with open(writer, "w", buffering=1) as sink, open(reader) as source:
         yield source, sink
-        with contextlib.suppress(BrokenPipeError):
-            sink.flush()
 
 
 def test_pipe_that_nobody_reads_costs_lines_alone(
     monkeypatch: pytest.MonkeyPatch, pipe: tuple[TextIO, TextIO]
 ) -> None:
-    """Neither `write` nor `flush` waits; what was dropped is counted and told to a late reader."""
+    """Nothing waits for a reader; what was dropped is counted, and told to one that comes."""
     monkeypatch.setattr(lines, "LINES", 20)
     source, sink = pipe
     writer = LineWriter(sink, lambda count: f"dropped {count}")
     began = time.monotonic()
     for number in range(500):
-        writer.write(f"{number:04} {'x' * 995}")
-    assert time.monotonic() - began < PAST_TIME_S
+        writer.write(f"{number} {'x' * 995}")
     writer.flush(0.1)
     assert time.monotonic() - began < PAST_TIME_S
-
-    read = [source.readline().split()]
-    while read[-1][0] != "dropped":
-        read.append(source.readline().split())
-    dropped = int(read.pop()[1])
-    read += [source.readline().split() for _ in range(500 - dropped - len(read))]
-    assert [f"{number:04}" for number in range(500 - dropped)] == [words[0] for words in read]
-    assert dropped >= 500 - 20 - 6
-
+    read, dropped = [-1], 0
+    while len(read) - 1 + dropped < 500:
+        first, second = source.readline().split()
+        dropped += int(second) if first == "dropped" else 0
+        read += [int(first)] if first != "dropped" else []
+    assert read == sorted(set(read))
+    assert dropped > 400
     writer.write("after")
     writer.flush(5.0)
     assert source.readline() == "after\n"
 
 
 def test_flush_returns_once_all_is_written() -> None:
-    """With a reader `flush` takes no longer than the writing, and nothing is missing after it."""
-    stream = io.StringIO()
+    """With a reader it takes no longer than the writing, and nothing is missing after it."""
+    stream, began = io.StringIO(), time.monotonic()
     writer = LineWriter(stream, str)
-    for number in range(100):
-        writer.write(str(number))
-    began = time.monotonic()
+    for _ in range(100):
+        writer.write("x")
     writer.flush(30.0)
-
+    assert stream.getvalue() == "x\n" * 100
     assert time.monotonic() - began < PAST_TIME_S
-    assert [str(number) for number in range(100)] == stream.getvalue().split()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "no space left"), ValueError("closed")])
@@ -272,19 +235,14 @@ def test_stream_that_fails_does_not_end_the_writer(error: Exception) -> None:
     """A full disk loses lines, and the ones after it are written."""
 
     class Failing(io.StringIO):
-        fails = True
-
         def write(self, text: str) -> int:
-            if self.fails:
+            if text == "lost\n":
                 raise error
             return super().write(text)
 
     stream = Failing()
     writer = LineWriter(stream, str)
-    writer.write("lost")
+    for line in ("lost", "kept", "lost", "kept"):
+        writer.write(line)
     writer.flush(5.0)
-    stream.fails = False
-    writer.write("kept")
-    writer.flush(5.0)
-
-    assert stream.getvalue() == "kept\n"
+    assert stream.getvalue() == "kept\nkept\n"
