@@ -33,8 +33,8 @@ async def cut_stuck(
         await anyio.sleep(look_s)
         before, stuck = stuck, {}
         for transport in list(connections()):
-            if not isinstance(transport, Transport) or transport.is_closing():
-                continue
+            if not isinstance(transport, Transport):
+                continue  # one that closes is looked at too: it waits for who takes nothing
             size = transport.get_write_buffer_size()
             if not size and has_asked(transport):
                 continue

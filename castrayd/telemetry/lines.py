@@ -4,6 +4,7 @@ A terminal that is stopped, a full pipe or a full disk costs lines, which are co
 writing goes on; it never costs the daemon. `logs` alone makes one.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class LineWriter:
         while True:
             item = self._lines.get()
             if isinstance(item, threading.Event):
+                with contextlib.suppress(OSError, ValueError):
+                    self._stream.flush()
                 item.set()
                 continue
             if self._dropped:

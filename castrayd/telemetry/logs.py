@@ -123,6 +123,7 @@ _CONTROLS: Final[Mapping[int, str]] = MappingProxyType(
     dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "\N{REPLACEMENT CHARACTER}")
 )
 """What Ray says, or a session, must not move the cursor of who reads it."""
+_LINES: Final = {code: text for code, text in _CONTROLS.items() if code != ord("\n")}
 
 
 class Console:
@@ -140,7 +141,8 @@ class Console:
         """Render one event; a structlog processor, the last one."""
         message = str(event["message"]).translate(_CONTROLS)
         head = f"{event['timestamp'][11:23]} {self._level(method)} {message}"
-        return "\n".join([head, *(str(event[key]) for key in self._SHOWN if key in event)])
+        more = [str(event[key]).translate(_LINES) for key in self._SHOWN if key in event]
+        return "\n".join([head, *more])
 
     def _level(self, method: str) -> str:
         name = f"{method:<8}"

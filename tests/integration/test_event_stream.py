@@ -13,7 +13,7 @@ import aiohttp
 import anyio
 
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.peers import refused
+from tests.support.peers import refused, silent
 
 ATTEMPT = "castray.connection.attempt"
 CHANGED = "castray.state.changed"
@@ -110,21 +110,18 @@ async def test_since_gives_what_came_later_and_types_filter() -> None:
 
 async def test_follower_gets_what_comes() -> None:
     """What a request causes arrives, numbered on from the snapshot; filtered where asked."""
-    async with (
-        _trying() as daemon,
-        _stream(daemon, "follow=true") as stream,
-        _stream(daemon, f"follow=true&types={RELOADED}") as some,
-    ):
-        snapshot, _ = await stream.line(), await some.line()
-        await daemon.post("/api/pause")
-        await daemon.post("/api/reload")
-        assert snapshot is not None
-        seq = snapshot["seq"]
-        while (line := await stream.line()) is not None:
-            assert line["seq"] == (seq := seq + 1)
-            if line["name"] == RELOADED:
-                break
-        assert await some.line() == line
+    async with silent() as address, running_daemon(address=address) as daemon:
+        await daemon.wait_event(CHANGED, lambda event: event["to"] == "discovering")
+        types = f"follow=true&types={RELOADED}"
+        async with _stream(daemon, "follow=true") as stream, _stream(daemon, types) as some:
+            first, _ = await stream.line() or {}, await some.line()
+            await daemon.post("/api/pause")
+            lines = [await stream.line() or {}, await stream.line() or {}]
+            assert {ATTEMPT, CHANGED} == {line["name"] for line in lines}
+            await daemon.post("/api/reload")
+            lines.append(await stream.line() or {})
+            assert await some.line() == lines[2]
+            assert [first["seq"] + n for n in (1, 2, 3)] == [line["seq"] for line in lines]
 
 
 async def test_numbers_rise_over_a_restart_and_followers_hold_up_nothing() -> None:
