@@ -6,7 +6,6 @@ A damaged file is set aside and a new one begun; one that is newer than this cod
 lock beside the file keeps two daemons from sharing one identity.
 """
 
-import fcntl
 import os
 import sqlite3
 import threading
@@ -16,7 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from castrayd.core.states import Desired
-from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.errors import SettingsError, SettingsProblem
+from castrayd.lockfile import hold
 
 __all__ = ("Ledger", "Wish")
 
@@ -49,7 +49,7 @@ class Ledger:
         self.set_aside: Path | None = None
         """Where a damaged file was moved, when there was one."""
         try:
-            self._lock = _held(path)
+            self._lock = hold(path)
             self._db = self._open()
         except (OSError, sqlite3.OperationalError) as error:
             problem = SettingsProblem("daemon.state_dir", str(error))
@@ -131,18 +131,6 @@ class Ledger:
     def _put(self, key: str, value: str) -> str:
         self._db.execute(_UPSERT, (key, value))
         return value
-
-
-def _held(path: Path) -> int:
-    """Lock the file beside; returns the descriptor, which is the lock."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    lock = os.open(f"{path}.lock", flags, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise AlreadyRunningError(str(path)) from None
-    return lock
 
 
 _UPSERT: Final = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"

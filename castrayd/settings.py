@@ -405,31 +405,28 @@ def _together(values: Settings, faulty: AbstractSet[str]) -> Iterator[SettingsPr
 
     `faulty` are the keys that have no value of their own; nothing is said of what they stand in.
     """
-    for text in values.ray.addresses:
-        if text != AUTO:
-            try:
-                parse_address(text)
-            except AttachError as error:
-                yield SettingsProblem("ray.address", error.fault.message)
+    named = [("ray.address", text) for text in values.ray.addresses if text != AUTO]
     if values.ray.dns_name is not None:
+        named.append(("ray.dns_name", values.ray.dns_name))
+    for key, text in named:
         try:
-            parse_address(values.ray.dns_name)
+            parse_address(text)
         except AttachError as error:
-            yield SettingsProblem("ray.dns_name", error.fault.message)
+            yield SettingsProblem(key, error.fault.message)
     master = values.ray.allow_local_start or "ray.allow_local_start" in faulty
     if values.ray.allow_local_fallback and not master:
         yield SettingsProblem("ray.allow_local_fallback", "needs ray.allow_local_start")
-    if values.failback.good_s > values.failback.max_s and not faulty & _FAILBACK_KEYS:
-        yield SettingsProblem("failback.good_s", "is larger than failback.max_s")
-    if values.backoff.initial_s > values.backoff.max_s and not faulty & _BACKOFF_KEYS:
-        yield SettingsProblem("backoff.initial_s", "is larger than backoff.max_s")
-    if values.checks.timeout_s > values.checks.interval_s and not faulty & _CHECK_KEYS:
-        yield SettingsProblem("checks.timeout_s", "is larger than checks.interval_s")
+    for less, more in _ORDERED:
+        if _value(values, less) > _value(values, more) and not faulty & {less, more}:
+            yield SettingsProblem(less, f"is larger than {more}")
 
 
-_BACKOFF_KEYS: Final = frozenset({"backoff.initial_s", "backoff.max_s"})
-_FAILBACK_KEYS: Final = frozenset({"failback.good_s", "failback.max_s"})
-_CHECK_KEYS: Final = frozenset({"checks.timeout_s", "checks.interval_s"})
+_ORDERED: Final = (
+    ("failback.good_s", "failback.max_s"),
+    ("backoff.initial_s", "backoff.max_s"),
+    ("checks.timeout_s", "checks.interval_s"),
+)
+"""Pairs of which the first must not be larger than the second."""
 
 
 def changed(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -438,7 +435,7 @@ def changed(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, .
     return keys, tuple(key for key in keys if key in _RESTART)
 
 
-def _value(settings: Settings, key: str) -> object:
+def _value(settings: Settings, key: str) -> Any:  # noqa: ANN401  as the setting's type says
     section, _, name = key.partition(".")
     return getattr(getattr(settings, section), name)
 

@@ -62,11 +62,10 @@ def _failures() -> Iterator[None]:
         fail(code, f"{error.type}: {error.message}{where}", error.hint)
     except TimeoutError:
         fail(EXIT_FAILED, "the daemon does not answer")
-    except BrokenPipeError:  # `castrayctl events | head` is no error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        fail(EXIT_FAILED, f"cannot write: {error.strerror}")
+        if not isinstance(error, BrokenPipeError):  # `castrayctl events | head` is no error
+            fail(EXIT_FAILED, f"cannot write: {error.strerror}")
 
 
 def asks(command: Callable[Concatenate[Session, P], None]) -> Callable[P, None]:

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import Any, Final, TypeVar
 
 import click
@@ -266,8 +267,7 @@ def log_level(session: Session, level: str | None) -> None:
 @click.pass_obj
 def explain(session: Session, error_class: str | None) -> None:
     """Say what a class of error means and what to do; without one, list them. Needs no daemon."""
-    from dataclasses import asdict  # noqa: PLC0415  no other command needs these
-    from difflib import get_close_matches  # noqa: PLC0415
+    from difflib import get_close_matches  # noqa: PLC0415  no other command needs these
 
     from castrayd.errors import ERROR_CLASSES, ErrorType  # noqa: PLC0415
 

@@ -61,7 +61,7 @@ class Client:
 
         Raises `ApiRefusedError`, `NoDaemonError`, and TimeoutError after `ANSWER_S`.
         """
-        with self._asked(method, target, body, ANSWER_S) as (_, file, headers):
+        with self._asked(method, target, body, monotonic() + ANSWER_S) as (_, file, headers):
             length = headers.get("content-length")
             return json.loads(file.read(int(length) if length else -1))
 
@@ -70,22 +70,19 @@ class Client:
 
         Raises as `ask`; TimeoutError when the monotonic clock shows `deadline_s`.
         """
-        left_s = None if deadline_s is None else max(0.001, deadline_s - monotonic())
-        with self._asked("GET", target, None, left_s) as (connection, file, _):
+        with self._asked("GET", target, None, deadline_s) as (connection, file, _):
             for line in _chunked_lines(file):
                 yield json.loads(line)
-                if deadline_s is not None:
-                    connection.settimeout(max(0.001, deadline_s - monotonic()))
+                connection.settimeout(_left_s(deadline_s))
 
     @contextmanager
     def _asked(
-        self, method: str, target: str, body: object, timeout_s: float | None
+        self, method: str, target: str, body: object, deadline_s: float | None
     ) -> Iterator[tuple[socket.socket, BinaryIO, dict[str, str]]]:
         """Send a request and yield where its good answer is read from."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            over_s = None if timeout_s is None else monotonic() + timeout_s
-            self._connect(connection, timeout_s)
-            connection.settimeout(None if over_s is None else max(0.001, over_s - monotonic()))
+            self._connect(connection, deadline_s)
+            connection.settimeout(_left_s(deadline_s))
             try:
                 connection.sendall(_request(method, target, body))
                 with connection.makefile("rb") as file:
@@ -96,13 +93,13 @@ class Client:
             except (ConnectionError, ValueError) as error:
                 raise NoDaemonError(f"{self.path}: it broke off its answer") from error
 
-    def _connect(self, connection: socket.socket, timeout_s: float | None) -> None:
+    def _connect(self, connection: socket.socket, deadline_s: float | None) -> None:
         """Connect; a daemon whose queue is full is there, and busy, so that is waited for.
 
         A blocking connect would wait in the kernel, and for ever (unix(7)).
         """
         connection.settimeout(0.0)
-        over_s = monotonic() + (ANSWER_S if timeout_s is None else timeout_s)
+        over_s = monotonic() + ANSWER_S if deadline_s is None else deadline_s
         while True:
             try:
                 connection.connect(self.path)
@@ -117,6 +114,11 @@ class Client:
                 raise NoDaemonError(f"{self.path!r}: {error}") from error
             else:
                 return
+
+
+def _left_s(deadline_s: float | None) -> float | None:
+    """How long a socket may wait until then; None for ever, never zero: that means not to wait."""
+    return None if deadline_s is None else max(0.001, deadline_s - monotonic())
 
 
 def _request(method: str, target: str, body: object) -> bytes:

@@ -25,7 +25,7 @@ from castrayd.control.routes import Control, Handler, Routes
 from castrayd.control.socket import BACKLOG
 from castrayd.control.stream import EventStreams
 from castrayd.control.stuck import cut_stuck
-from castrayd.errors import API_STATUS, ApiError, ApiErrorType
+from castrayd.errors import API_STATUS, ApiError, ApiErrorType, described
 
 __all__ = ("Control", "make_app", "serve")
 
@@ -103,7 +103,7 @@ def _refusal(request: web.Request, error: Exception) -> web.Response:
         case _:
             log.error("a request failed by a bug", path=request.raw_path, exc_info=error)
             status = 500
-            body = ErrorBody(ApiErrorType.INTERNAL, f"{type(error).__name__}: {error}")
+            body = ErrorBody(ApiErrorType.INTERNAL, described(error))
     return web.Response(
         body=encode(ErrorReply(body)),
         status=status,

@@ -4,7 +4,6 @@ The composition root claims it before anything else of the daemon runs.
 """
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -15,6 +14,7 @@ from typing import Final
 
 from castrayd.control.door import Door
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.lockfile import hold
 
 __all__ = ("BACKLOG", "claim")
 
@@ -34,11 +34,10 @@ def claim(path: Path) -> Iterator[socket.socket]:
         raise _unusable(path, f"longer than {MAX_PATH_BYTES} bytes")
     try:
         _make_folder(path.parent)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        lock = hold(path)
     except OSError as error:
         raise _unusable(path, error.strerror or str(error)) from error
     try:
-        _lock(lock, path)
         listener = _bind(path)
         ours = path.lstat()
         try:
@@ -47,7 +46,7 @@ def claim(path: Path) -> Iterator[socket.socket]:
             listener.close()
             _remove(path, ours)
     finally:
-        os.close(lock)  # the file stays: to remove it would let two hold a lock of that name
+        os.close(lock)
 
 
 def _make_folder(folder: Path) -> None:
@@ -60,13 +59,6 @@ def _make_folder(folder: Path) -> None:
         info = folder.lstat()
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
             raise PermissionError(1, f"{folder} is not ours alone")
-
-
-def _lock(lock: int, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise AlreadyRunningError(str(path)) from None
 
 
 def _bind(path: Path) -> socket.socket:

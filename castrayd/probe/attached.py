@@ -86,9 +86,7 @@ class AttachedChecks:
 
         Raises `AttachError` where it does not answer: silence is not the same cluster.
         """
-        return await self._gcs.cluster_id(
-            self._subjects.credentials.token, self._checks().timeout_s
-        )
+        return await self._gcs.cluster_id(self._checks().timeout_s)
 
     # --- the control plane ---
 

@@ -23,7 +23,7 @@ class ClientServer(Peer):
     async def check(self, timeout_s: float) -> None:
         """Ping the server. Raises `AttachError`: `client_server_unavailable`, else as `Peer`."""
         try:
-            await self.call(_CLUSTER_INFO, _PING, self.credentials.token, timeout_s)
+            await self.call(_CLUSTER_INFO, _PING, timeout_s)
         except AttachError as error:
             fault = error.fault
             if fault.code != "UNIMPLEMENTED":
@@ -32,11 +32,11 @@ class ClientServer(Peer):
             kind = ErrorType.CLIENT_SERVER_UNAVAILABLE
             raise AttachError(Fault.of(kind, Phase.HEALTH, message, code=fault.code)) from error
 
-    async def identity(self, token: str | None, timeout_s: float) -> Identity:  # noqa: ARG002
+    async def identity(self, timeout_s: float) -> Identity:  # noqa: ARG002
         """Tell nothing: the server does not know it before a client has joined."""
         return Identity(None, None)
 
-    async def cluster_id(self, token: str | None, timeout_s: float) -> None:  # noqa: ARG002
+    async def cluster_id(self, timeout_s: float) -> None:  # noqa: ARG002
         """Tell nothing, as `identity`."""
         return
 

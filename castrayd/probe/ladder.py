@@ -57,7 +57,7 @@ async def climb(
         if address.mode is Mode.CLIENT:
             return Climb(endpoint, Identity(None, None), None)
         with clock.phase(Phase.IDENTITY):
-            identity = await peer.identity(credentials.token, deadlines.identity_s)
+            identity = await peer.identity(deadlines.identity_s)
             _same_version(identity, await expect() if expect is not None else None)
     finally:
         await peer.close()

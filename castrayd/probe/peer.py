@@ -105,27 +105,33 @@ class Peer:
 
         It is one of `health_timeout`, `not_ray`, `gcs_not_serving`, `tls_failure`, `tcp_reset`.
         """
-        answer = await self.call(_CHECK, b"", None, timeout_s)
+        answer = await self.call(_CHECK, b"", timeout_s, with_token=False)
         if varint_field(answer, 1) != _SERVING:
             message = f"{self.endpoint.target} answers that it is not serving"
             raise AttachError(Fault.of(ErrorType.GCS_NOT_SERVING, Phase.HEALTH, message))
 
-    async def call(self, method: str, request: bytes, token: str | None, timeout_s: float) -> bytes:
+    async def call(
+        self, method: str, request: bytes, timeout_s: float, *, with_token: bool = True
+    ) -> bytes:
         """Make one call; returns the answer's bytes. Raises `AttachError`, with gRPC's code."""
-        channel, metadata = await self._open(), self._metadata(token)
+        channel, metadata = await self._open(), self._metadata() if with_token else None
         deadline_s = anyio.current_time() + timeout_s
         call = channel.unary_unary(method)(request, timeout=timeout_s, metadata=metadata)
         try:
             return await self._result(call)
         except grpc_aio().aio.AioRpcError as error:
-            if error.code().name == "UNAUTHENTICATED":
-                raise AttachError(self._auth_fault(token, _details(error))) from error
-            raise AttachError(await self._health_fault(error, deadline_s)) from error
+            raise AttachError(await self._fault(error, deadline_s)) from error
 
-    def _metadata(self, token: str | None) -> tuple[tuple[str, str], ...] | None:
+    def _metadata(self) -> tuple[tuple[str, str], ...] | None:
+        token = self.credentials.token
         if token is not None and not _TOKEN.fullmatch(token):
-            raise AttachError(self._auth_fault(token, "the token holds what no header can carry"))
+            raise AttachError(self._auth_fault("the token holds what no header can carry"))
         return (("authorization", f"Bearer {token}"),) if token else None
+
+    async def _fault(self, error: Any, deadline_s: float) -> Fault:  # noqa: ANN401
+        if error.code().name == "UNAUTHENTICATED":
+            return self._auth_fault(_details(error))
+        return await self._health_fault(error, deadline_s)
 
     async def _health_fault(self, error: Any, deadline_s: float) -> Fault:  # noqa: ANN401
         """Classify by status; where gRPC only says `unavailable`, listen to the port itself."""
@@ -139,51 +145,44 @@ class Peer:
             said = "does not answer in time"
         return Fault.of(kind, Phase.HEALTH, f"{where}: {said}", code=code)
 
-    async def identity(self, token: str | None, timeout_s: float) -> Identity:
+    async def identity(self, timeout_s: float) -> Identity:
         """Ask for Ray's version and the cluster's id, both at once; silence is unknown too.
 
         Raises `AttachError` (`auth_missing`, `auth_rejected`, or what the transport says).
         """
-        version, cluster_id = await self._ask((_ALIVE, _CLUSTER_ID), token, timeout_s)
+        version, cluster_id = await self._ask((_ALIVE, _CLUSTER_ID), timeout_s)
         return Identity(_version(version), _hex(cluster_id))
 
-    async def cluster_id(self, token: str | None, timeout_s: float) -> str | None:
+    async def cluster_id(self, timeout_s: float) -> str | None:
         """Ask for the cluster's id, hex; None where the peer has no such call, or answers garbage.
 
         Raises `AttachError` as `identity` does, and `health_timeout` for silence: who asks
         whether a cluster is still the same must not take silence for yes.
         """
-        (answer,) = await self._ask((_CLUSTER_ID,), token, timeout_s, patient=False)
+        (answer,) = await self._ask((_CLUSTER_ID,), timeout_s, patient=False)
         return _hex(answer)
 
     async def _ask(
-        self, methods: tuple[str, ...], token: str | None, timeout_s: float, *, patient: bool = True
+        self, methods: tuple[str, ...], timeout_s: float, *, patient: bool = True
     ) -> list[bytes]:
         """Make calls of Ray's own protocol side by side; an unknown answer is empty."""
-        channel, metadata = await self._open(), self._metadata(token)
+        channel, metadata = await self._open(), self._metadata()
         deadline_s = anyio.current_time() + timeout_s
         calls = [channel.unary_unary(m)(b"", timeout=timeout_s, metadata=metadata) for m in methods]
         try:
-            return [await self._answer(call, token, deadline_s, patient) for call in calls]
+            return [await self._answer(call, deadline_s, patient=patient) for call in calls]
         finally:
             for call in calls:
                 call.cancel()
 
-    async def _answer(
-        self,
-        call: Any,  # noqa: ANN401  grpc is untyped
-        token: str | None,
-        deadline_s: float,
-        patient: bool,  # noqa: FBT001  as `_ask` takes it
-    ) -> bytes:
+    async def _answer(self, call: Any, deadline_s: float, *, patient: bool) -> bytes:  # noqa: ANN401
         try:
             return await self._result(call)
         except grpc_aio().aio.AioRpcError as error:
             code = error.code().name
-            if code == "UNAUTHENTICATED":
-                raise AttachError(self._auth_fault(token, _details(error))) from error
-            if code == "UNAVAILABLE" or (not patient and code != "UNIMPLEMENTED"):
-                raise AttachError(await self._health_fault(error, deadline_s)) from error
+            told = code in {"UNAUTHENTICATED", "UNAVAILABLE"}
+            if told or (not patient and code != "UNIMPLEMENTED"):
+                raise AttachError(await self._fault(error, deadline_s)) from error
             return b""
 
     async def _result(self, call: Any) -> bytes:  # noqa: ANN401  grpc is untyped
@@ -196,8 +195,8 @@ class Peer:
             raise AttachError(Fault.of(ErrorType.TCP_RESET, Phase.HEALTH, message)) from None
         return answer
 
-    def _auth_fault(self, token: str | None, detail: str) -> Fault:
-        kind = ErrorType.AUTH_REJECTED if token else ErrorType.AUTH_MISSING
+    def _auth_fault(self, detail: str) -> Fault:
+        kind = ErrorType.AUTH_REJECTED if self.credentials.token else ErrorType.AUTH_MISSING
         message = f"{self.endpoint.target}: {detail}"
         return Fault.of(kind, Phase.IDENTITY, message, code="UNAUTHENTICATED")
 

@@ -5,7 +5,6 @@ right: the process has ended, or its port refuses. A stream that breaks only mak
 once. A raylet that is merely silent may wake up again, and is no loss.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import Final
@@ -102,13 +101,10 @@ async def _ended(pid: int, node_id: str) -> bool:
         descriptor = os.pidfd_open(pid)
     except OSError:
         return False  # gone this moment, or forbidden: the port will tell
-    loop, ended = asyncio.get_running_loop(), anyio.Event()
     try:
         if not any(raylet.pid == pid and raylet.node_id == node_id for raylet in await scan()):
             return False  # the number was given to another process before it was pinned
-        loop.add_reader(descriptor, ended.set)
-        await ended.wait()
+        await anyio.wait_readable(descriptor)
     finally:
-        loop.remove_reader(descriptor)
         os.close(descriptor)
     return True

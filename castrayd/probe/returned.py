@@ -77,7 +77,7 @@ async def _looks_good(address: Address, tls: Tls | None, deadlines: Deadlines) -
 async def _told(peer: Peer, deadlines: Deadlines) -> str | None:
     """The cluster's id where it is told without a token: the old cluster's raylet may linger."""
     try:
-        return await peer.cluster_id(None, deadlines.identity_s)
+        return await peer.cluster_id(deadlines.identity_s)
     except AttachError:
         return None
 

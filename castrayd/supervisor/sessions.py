@@ -55,7 +55,8 @@ class SessionPool:
 
     async def ray_version(self, connection: Connection) -> str | None:
         """Return the Ray version of the session's interpreter; None where it cannot be told."""
-        return (await interpreter_versions(_spec(connection, None, Mode.DRIVER))).ray
+        spec = await _in_thread(lambda: _spec(connection, None, Mode.DRIVER))
+        return (await interpreter_versions(spec)).ray
 
     def keep_warm(self, connection: Connection) -> None:
         """See to it that a session for the next attempt stands by, soon; never waits."""

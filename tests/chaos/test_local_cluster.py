@@ -76,11 +76,7 @@ async def test_local_cluster_dies_with_the_daemon_and_with_its_session(folder: P
         for pid, line in daemon.children().items():
             if "castrayd.driver.main" in line:
                 kill(pid)
-        after = await daemon.wait_status(
-            "another session",
-            lambda s: s["state"] == "connected" and s["session"]["pid"] != before["session"]["pid"],
-            40,
-        )
+        after = await daemon.another_session(before, 40)
         assert after["cluster"]["id"] != before["cluster"]["id"]
         daemon.signal(signal.SIGKILL)
         await daemon.nothing_left(5.0)

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import running_daemon
 from tests.support.processes import kill
 from tests.support.ray import RayHead, ray_head
 
@@ -20,21 +20,12 @@ def _at(event: dict[str, Any]) -> float:
     return datetime.fromisoformat(event["at"]).timestamp()
 
 
-async def _reconnected(daemon: Daemon, before: dict[str, Any], timeout_s: float = 30) -> Any:
-    """Wait for another session than before."""
-    return await daemon.wait_status(
-        "another session",
-        lambda s: s["state"] == "connected" and s["session"]["pid"] != before["session"]["pid"],
-        timeout_s,
-    )
-
-
 async def test_session_killed_is_typed_and_replaced(head: RayHead) -> None:
     """A session that is SIGKILLed is named with its signal, and a new one attaches at once."""
     async with running_daemon(address=head.address) as daemon:
         before = await daemon.wait_state("connected")
         kill(before["session"]["pid"])
-        after = await _reconnected(daemon, before)
+        after = await daemon.another_session(before)
         lost = await daemon.wait_event("castray.connection.lost", lambda _: True)
 
         assert lost["error"]["type"] == "session_exited"
@@ -50,7 +41,7 @@ async def test_session_stopped_is_given_up_after_the_grace(head: RayHead) -> Non
         before = await daemon.wait_state("connected")
         os.kill(before["session"]["pid"], signal.SIGSTOP)
         degraded = await daemon.wait_state("degraded", 8)
-        after = await _reconnected(daemon, before)
+        after = await daemon.another_session(before)
 
         assert degraded["reasons"][0]["type"] == "session_unresponsive"
         assert before["session"]["pid"] not in daemon.children()
@@ -90,7 +81,7 @@ async def test_raylet_killed_degrades_at_once_and_another_is_used() -> None:
             )
             assert "local_node_lost" in [reason["type"] for reason in degraded["reasons"]]
             assert _at(degraded) - killed < 0.15  # 50 ms are promised; measured in tests/bench
-            after = await _reconnected(daemon, before, 60)
+            after = await daemon.another_session(before, 60)
             assert after["cluster"]["id"] == before["cluster"]["id"]
 
 
@@ -107,7 +98,7 @@ async def test_no_raylet_left_is_no_local_node_until_there_is_one() -> None:
             assert "ray start --address=" in down["error"]["hint"]
             head.kill()
             head.start(wait=False)
-            await _reconnected(daemon, before, 60)
+            await daemon.another_session(before, 60)
 
 
 async def test_head_replaced_within_a_second_is_never_taken_for_the_old_one() -> None:

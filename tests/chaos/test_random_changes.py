@@ -131,7 +131,7 @@ class World:
             children = self.daemon.children().values()
             sessions = [line for line in children if "castrayd.driver.main" in line]
             assert len(sessions) <= 2, sessions  # the attached one, and the one that stands by
-            started = [line for line in children if "gcs_server" in line or "/raylet" in line]
+            started = self.daemon.ray_processes()
             allowed = time.monotonic() < self.may_start_until_s
             assert allowed or not started, (self.done, started)
             await self.daemon.status()

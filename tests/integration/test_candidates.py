@@ -9,12 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import running_daemon
 from tests.support.hosts import launch_with_hosts, write_hosts
 from tests.support.peers import refused
 from tests.support.ray import RayHead, ray_head
-
-RAY_PROCESSES = ("gcs_server", "/raylet/raylet")
 
 
 @pytest.fixture(scope="module")
@@ -169,17 +167,13 @@ async def test_host_that_changes_its_address_is_found_again(head: RayHead) -> No
 # --- Ray's own ways of starting a cluster, all closed ---
 
 
-def _ray_processes(daemon: Daemon) -> list[str]:
-    return [c for c in daemon.children().values() if any(name in c for name in RAY_PROCESSES)]
-
-
 @pytest.mark.parametrize("address", ["local", "auto", "", "None", "ray://local", "localhost"])
 async def test_no_word_for_an_address_starts_a_cluster(address: str) -> None:
     """What Ray takes as leave to start one is invalid, or means discovery, which finds nothing."""
     async with running_daemon(address=address) as daemon:
         await daemon.wait_status("an error", lambda s: s["error"] is not None)
         await anyio.sleep(1.5)
-        assert _ray_processes(daemon) == []
+        assert daemon.ray_processes() == []
 
 
 @pytest.mark.parametrize("address", ["local", "auto", "", "ray://"])
@@ -188,7 +182,7 @@ async def test_no_request_starts_a_cluster(address: str) -> None:
     async with refused() as dead, running_daemon(address=dead) as daemon:
         code, reply = await daemon.post("/api/reconnect", {"address": address})
         assert (code, reply["error"]["type"]) == (400, "bad_request")
-        assert _ray_processes(daemon) == []
+        assert daemon.ray_processes() == []
 
 
 @pytest.mark.parametrize("words", ['"local"', '["h:1", "local"]'])
@@ -211,7 +205,7 @@ async def test_discovered_word_starts_no_cluster(tmp_path: Path) -> None:
     async with running_daemon(config=config) as daemon:
         status = await daemon.wait_status("an error", lambda s: s["error"] is not None)
         assert {kind for _, kind in _tried(status)} == {"address_invalid"}
-        assert _ray_processes(daemon) == []
+        assert daemon.ray_processes() == []
 
 
 @pytest.mark.ray
@@ -224,4 +218,4 @@ async def test_lost_session_starts_no_cluster(head: RayHead) -> None:
 
         assert b"RAY_ENABLE_AUTO_CONNECT=0" in seen
         assert not [one for one in seen if one.startswith((b"RAY_RUNTIME_ENV", b"RAY_CLIENT_MODE"))]
-        assert _ray_processes(daemon) == []
+        assert daemon.ray_processes() == []

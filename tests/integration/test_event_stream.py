@@ -191,9 +191,10 @@ async def test_log_level_hides_and_shows_debug_lines() -> None:
         assert "debug" not in {line["level"] for line in daemon.logs()}
         await daemon.ask("PUT", "/api/log-level", {"level": "debug"})
         await _attempt(daemon)
+        await daemon.ask("PUT", "/api/log-level", {"level": "info"})
+        await _attempt(daemon)
         shown = sum(line["level"] == "debug" for line in daemon.logs())
         assert shown > 0
-        await daemon.ask("PUT", "/api/log-level", {"level": "info"})
         await _attempt(daemon)
         assert sum(line["level"] == "debug" for line in daemon.logs()) == shown
 
@@ -211,7 +212,7 @@ async def test_start_line_names_address_source_and_namespace() -> None:
     """The first line says what it aims at, and whence it knows."""
     argument = "--namespace=orchard"
     async with refused() as address, running_daemon(argument, address=address) as daemon:
-        first = daemon.logs()[0]
+        first = await daemon.wait_log("any", lambda _: True)
 
     assert f"aims at {address} (env:RAY_ADDRESS), namespace orchard" in first["message"]
     assert first["server.address"] == address

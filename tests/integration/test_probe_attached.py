@@ -21,13 +21,9 @@ from castrayd.probe.credentials import Credentials
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.probe.resolve import Endpoint, endpoint_of
 from tests.support.fake_head import fake_head
+from tests.support.peers import endpoint
 from tests.support.proxy import proxy_to
 from tests.support.ray import RayHead, ray_head
-
-
-def _endpoint(address: str) -> Endpoint:
-    host, _, port = address.rpartition(":")
-    return endpoint_of(host, int(port))
 
 
 async def _good(_timeout_s: float) -> None:
@@ -82,7 +78,7 @@ async def test_heartbeat_that_fails_at_once_is_paced() -> None:
 
     async with (
         fake_head() as address,
-        _watching(Subjects(_endpoint(address), None, None, Credentials(), _good, failing)) as seen,
+        _watching(Subjects(endpoint(address), None, None, Credentials(), _good, failing)) as seen,
     ):
         await anyio.sleep(1.0)
 
@@ -93,9 +89,7 @@ async def test_heartbeat_that_fails_at_once_is_paced() -> None:
 async def test_another_cluster_is_replaced() -> None:
     """An id that is not ours is certain."""
     async with fake_head(cluster_id=b"d" * 28) as address:
-        subjects = Subjects(
-            _endpoint(address), None, (b"c" * 28).hex(), Credentials(), _good, _good
-        )
+        subjects = Subjects(endpoint(address), None, (b"c" * 28).hex(), Credentials(), _good, _good)
         async with _watching(subjects) as seen:
             await seen.until(Check.IDENTITY, ErrorType.CLUSTER_REPLACED, 2)
         assert seen.of(Check.IDENTITY)[0].certain
@@ -103,9 +97,9 @@ async def test_another_cluster_is_replaced() -> None:
 
 async def test_silence_about_the_id_is_neither_good_nor_bad() -> None:
     """`ask_identity` raises, so that nobody takes it for the same cluster."""
-    async with fake_head() as address, proxy_to("127.0.0.1", _endpoint(address).port) as proxy:
+    async with fake_head() as address, proxy_to("127.0.0.1", endpoint(address).port) as proxy:
         proxy.held, proxy.held_s = b"GetClusterId", 3.0
-        subjects = Subjects(_endpoint(proxy.address), None, "63" * 28, Credentials(), _good, _good)
+        subjects = Subjects(endpoint(proxy.address), None, "63" * 28, Credentials(), _good, _good)
         async with _watching(subjects, Checks(timeout_s=0.3)) as seen:
             assert seen.checks is not None
             with pytest.raises(AttachError):
@@ -117,16 +111,16 @@ async def test_silence_about_the_id_is_neither_good_nor_bad() -> None:
 async def test_dependants_are_asked_at_once_when_the_control_plane_is_back() -> None:
     """With an interval of a minute the id is asked again all the same: it may be another head."""
     checks = Checks(interval_s=60.0, timeout_s=0.5)
-    async with fake_head() as first, proxy_to("127.0.0.1", _endpoint(first).port) as proxy:
+    async with fake_head() as first, proxy_to("127.0.0.1", endpoint(first).port) as proxy:
         subjects = Subjects(
-            _endpoint(proxy.address), None, (b"c" * 28).hex(), Credentials(), _good, _good
+            endpoint(proxy.address), None, (b"c" * 28).hex(), Credentials(), _good, _good
         )
         async with _watching(subjects, checks) as seen:
             await seen.until(Check.IDENTITY, None, 3)
             async with fake_head(cluster_id=b"d" * 28) as second:
-                proxy._target = ("127.0.0.1", _endpoint(second).port)
+                proxy._target = ("127.0.0.1", endpoint(second).port)
                 await anyio.sleep(0.2)  # the stream is held by now: its break is what is told
-                _cut(_endpoint(proxy.address).port)
+                _cut(endpoint(proxy.address).port)
                 await seen.until(Check.GCS, ErrorType.CONTROL_PLANE_LOST, 3)
                 await seen.until(Check.IDENTITY, ErrorType.CLUSTER_REPLACED, 3)
 
@@ -250,7 +244,7 @@ def _of(head: RayHead) -> Subjects:
     """What an attachment to the head watches, its raylet's port found without Ray."""
     raylet = head.raylet
     assert raylet is not None
-    gcs = _endpoint(head.address)
+    gcs = endpoint(head.address)
     return Subjects(
         gcs,
         _node_manager(raylet.pid),

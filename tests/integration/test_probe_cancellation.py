@@ -7,14 +7,8 @@ import pytest
 
 from castrayd.errors import AttachError, ErrorType
 from castrayd.probe.peer import Peer
-from castrayd.probe.resolve import endpoint_of
 from tests.support.fake_head import fake_head
-from tests.support.peers import silent
-
-
-def _peer(address: str) -> Peer:
-    host, _, port = address.rpartition(":")
-    return Peer(endpoint_of(host, int(port)))
+from tests.support.peers import endpoint, silent
 
 
 @pytest.mark.parametrize("call", ["check", "identity", "watch"])
@@ -22,10 +16,10 @@ async def test_cancelled_call_ends_its_scope_alone(call: str) -> None:
     """GRPC raises a cancellation of its own making; the tasks beside it must not feel it."""
     beside = []
     async with silent() as address:
-        peer = _peer(address)
+        peer = Peer(endpoint(address))
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "check": lambda: peer.check(5),
-            "identity": lambda: peer.identity(None, 5),
+            "identity": lambda: peer.identity(5),
             "watch": lambda: peer.watch(anyio.Event()),
         }
 
@@ -52,7 +46,7 @@ async def _cancel_soon(scope: anyio.CancelScope) -> None:
 async def test_channel_closed_under_a_call_is_a_fault() -> None:
     """Closing the channel ends calls with a typed fault, a stream with a reason."""
     async with silent() as address:
-        peer = _peer(address)
+        peer = Peer(endpoint(address))
         async with anyio.create_task_group() as tasks:
 
             async def check() -> None:
@@ -70,7 +64,7 @@ async def test_watch_tells_when_it_is_established_and_why_it_ended() -> None:
     established = anyio.Event()
     why = []
     async with anyio.create_task_group() as tasks, fake_head() as address:
-        peer = _peer(address)
+        peer = Peer(endpoint(address))
 
         async def watch() -> None:
             why.append(await peer.watch(established))

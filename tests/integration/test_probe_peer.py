@@ -10,20 +10,20 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
 from castrayd.errors import ERROR_CLASSES, AttachError, ErrorType
+from castrayd.probe.credentials import Credentials
 from castrayd.probe.grpc_library import grpc_aio
 from castrayd.probe.peer import Identity, Peer
-from castrayd.probe.resolve import endpoint_of
 from tests.support import peers
 from tests.support.fake_head import fake_head
+from tests.support.peers import endpoint
 from tests.support.proxy import proxy_to
 
 Listener = Callable[[], AbstractAsyncContextManager[str]]
 
 
 @asynccontextmanager
-async def _peer(address: str) -> AsyncIterator[Peer]:
-    host, _, port = address.rpartition(":")
-    peer = Peer(endpoint_of(host, int(port)))
+async def _peer(address: str, token: str | None = None) -> AsyncIterator[Peer]:
+    peer = Peer(endpoint(address), Credentials(token))
     try:
         yield peer
     finally:
@@ -89,8 +89,8 @@ async def test_listener_decides_the_class_of_a_check(listener: Listener, kind: E
 
 async def test_identity_is_read() -> None:
     """Ray's version and the cluster's id, with the token where one is wanted."""
-    async with fake_head(token="t" * 40) as address, _peer(address) as peer:
-        assert await peer.identity("t" * 40, 1.0) == Identity("2.60.0", (b"c" * 28).hex())
+    async with fake_head(token="t" * 40) as address, _peer(address, "t" * 40) as peer:
+        assert await peer.identity(1.0) == Identity("2.60.0", (b"c" * 28).hex())
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ async def test_identity_is_read() -> None:
 )
 async def test_bad_token_is_named_and_never_shown(token: str | None, kind: ErrorType) -> None:
     """Also one that no header can carry, for which gRPC has an error of its own."""
-    async with fake_head(token="t" * 40) as address, _peer(address) as peer:
+    async with fake_head(token="t" * 40) as address, _peer(address, token) as peer:
         with pytest.raises(AttachError) as caught:
-            await peer.identity(token, 1.0)
+            await peer.identity(1.0)
 
         assert caught.value.fault.type is kind
         assert token is None or token not in caught.value.fault.message
@@ -115,38 +115,33 @@ async def test_bad_token_is_named_and_never_shown(token: str | None, kind: Error
 async def test_head_that_knows_no_identity_is_unknown() -> None:
     """Ray's own protocol is no promise: UNIMPLEMENTED is no failure."""
     async with fake_head(knows_identity=False) as address, _peer(address) as peer:
-        assert await peer.identity(None, 1.0) == Identity(None, None)
-        assert await peer.cluster_id(None, 1.0) is None
+        assert await peer.identity(1.0) == Identity(None, None)
+        assert await peer.cluster_id(1.0) is None
 
 
 async def test_version_that_is_none_is_unknown() -> None:
     """A stranger's text does not get onto terminals by way of the version."""
     async with fake_head(version="\x1b[2J") as address, _peer(address) as peer:
-        assert (await peer.identity(None, 1.0)).ray_version is None
+        assert (await peer.identity(1.0)).ray_version is None
 
 
 async def test_silence_about_the_cluster_id_is_never_the_same_cluster() -> None:
     """An attempt goes on without the id; who asks whether it is still the same gets an error."""
-    async with fake_head() as address, proxy_to(*_host_port(address)) as proxy:
+    async with fake_head() as address, proxy_to("127.0.0.1", endpoint(address).port) as proxy:
         proxy.held, proxy.held_s = b"GetClusterId", 2.0
         async with _peer(proxy.address) as peer:
-            assert (await peer.identity(None, 0.3)).cluster_id is None
+            assert (await peer.identity(0.3)).cluster_id is None
         async with _peer(proxy.address) as peer:
             with pytest.raises(AttachError) as caught:
-                await peer.cluster_id(None, 0.3)
+                await peer.cluster_id(0.3)
             assert caught.value.fault.type is ErrorType.HEALTH_TIMEOUT
-
-
-def _host_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host, int(port)
 
 
 async def test_head_far_away_is_good() -> None:
     """A round trip of 400 ms is within the deadline, and no fault."""
     async with (
         fake_head() as address,
-        _far_away(_host_port(address)[1], 0.2) as far,
+        _far_away(endpoint(address).port, 0.2) as far,
         _peer(far) as peer,
     ):
         await peer.check(2.0)
@@ -158,12 +153,12 @@ async def test_two_first_calls_share_one_channel_and_close_ends_it() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(peer.check, 1.0)
             tasks.start_soon(peer.check, 1.0)
-        assert _connections_to(_host_port(address)[1]) == 1
+        assert _connections_to(endpoint(address).port) == 1
         await peer.close()
         with pytest.raises(AttachError):
             await peer.check(1.0)
         with anyio.fail_after(2.0):
-            while _connections_to(_host_port(address)[1]):
+            while _connections_to(endpoint(address).port):
                 await anyio.sleep(0.02)
 
 

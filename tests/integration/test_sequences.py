@@ -182,10 +182,7 @@ async def test_reload_keeps_the_session_or_renews_it(head: RayHead) -> None:
         code, reply = await daemon.post("/api/reload")
         assert (code, reply["reconnect"]) == (200, True)
         assert reply["restart_required"] == ["control.read_groups"]
-        after = await daemon.wait_status(
-            "a new session",
-            lambda s: s["state"] == "connected" and s["session"]["pid"] != before["session"]["pid"],
-        )
+        after = await daemon.another_session(before)
         assert after["attempt"]["trigger"] == "config_reload"
         assert after["namespace"] == "other"
 

@@ -148,6 +148,14 @@ class Daemon:
             lines = [json.loads(line) async for line in response.content]
         return [line for line in lines[1:] if name is None or line["name"] == name]
 
+    async def another_session(self, before: Any, timeout_s: float = 30.0) -> Any:
+        """Wait until another session than the one of that status is attached; returns status."""
+        return await self.wait_status(
+            "another session",
+            lambda s: s["state"] == "connected" and s["session"]["pid"] != before["session"]["pid"],
+            timeout_s,
+        )
+
     async def wait_event(self, name: str, condition: Any, timeout_s: float = 20.0) -> Any:
         """Poll the event stream for an event; returns the first that fits."""
         with anyio.move_on_after(timeout_s):
@@ -169,8 +177,19 @@ class Daemon:
         return self.log_path.read_text()
 
     def logs(self) -> list[dict[str, Any]]:
-        """Its log lines, each of which must be JSON."""
-        return [json.loads(line) for line in self.log_text().splitlines()]
+        """Its whole lines so far, each of which must be JSON; it writes them a little later."""
+        whole, _, _ = self.log_text().rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
+
+    async def wait_log(self, what: str, condition: Any, timeout_s: float = 5.0) -> Any:
+        """Wait until a line is written that fits; returns the first."""
+        with anyio.move_on_after(timeout_s):
+            while True:
+                for line in self.logs():
+                    if condition(line):
+                        return line
+                await anyio.sleep(0.02)
+        raise AssertionError(f"no line within {timeout_s} s: {what}\n{self.log_text()[-4000:]}")
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
@@ -197,7 +216,7 @@ class Daemon:
 
     def ray_processes(self) -> list[str]:
         """The command lines of what it has started of a Ray cluster."""
-        names = ("gcs_server", "/raylet/raylet")
+        names = ("gcs_server", "raylet")
         return [line for line in self.children().values() if any(name in line for name in names)]
 
     async def stop(self) -> None:

@@ -9,7 +9,16 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio.abc import SocketAttribute, SocketStream
 
-__all__ = ("banner", "full_queue", "http_server", "refused", "resetting", "silent")
+from castrayd.probe.resolve import Endpoint, endpoint_of
+
+__all__ = ("banner", "endpoint", "full_queue", "http_server", "refused", "resetting", "silent")
+
+
+def endpoint(address: str) -> Endpoint:
+    """Make an endpoint of `ip:port`, as the probes take it."""
+    host, _, port = address.rpartition(":")
+    return endpoint_of(host, int(port))
+
 
 Handler = Callable[[SocketStream], Awaitable[None]]
 

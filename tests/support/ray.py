@@ -37,6 +37,7 @@ class RayHead:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._environ = environ or {}
+        self._client_port = free_port()  # the same after a restart
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.token = token
@@ -47,7 +48,7 @@ class RayHead:
 
     def start(self, *, wait: bool = True) -> None:
         """Start GCS and raylet; with `wait` return when both are there."""
-        ports = [free_port() for _ in range(4)]
+        ports = [free_port() for _ in range(3)]
         command = [
             *self._ray("start", "--head", "--disable-usage-stats"),
             f"--port={self.port}",
@@ -55,10 +56,10 @@ class RayHead:
             "--object-store-memory=80000000",
             "--include-dashboard=false",
             f"--temp-dir={self._folder}",
-            f"--ray-client-server-port={ports[0]}",
-            f"--dashboard-port={ports[1]}",
-            f"--dashboard-agent-listen-port={ports[2]}",
-            f"--dashboard-agent-grpc-port={ports[3]}",
+            f"--ray-client-server-port={self._client_port}",
+            f"--dashboard-port={ports[0]}",
+            f"--dashboard-agent-listen-port={ports[1]}",
+            f"--dashboard-agent-grpc-port={ports[2]}",
         ]
         self._run(command)
         if wait:
