@@ -161,6 +161,9 @@ class DeadlineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         _DEADLINES.spawn_s
     )
     init_s: Annotated[Seconds, Meta(description="ray.init")] = _DEADLINES.init_s
+    client_init_s: Annotated[Seconds, Meta(description="ray.init by Ray Client")] = (
+        _DEADLINES.client_init_s
+    )
     nodes_s: Annotated[Seconds, Meta(description="the node map")] = _DEADLINES.nodes_s
     attempt_s: Annotated[Seconds, Meta(description="the attempt as a whole")] = _DEADLINES.attempt_s
 

@@ -19,6 +19,8 @@ class Deadlines:
     spawn_s: float = 10.0
     init_s: float = 20.0
     """4-6 s is normal on a head that has just started."""
+    client_init_s: float = 8.0
+    """By Ray Client: 3-4 s is normal, and where the head's GCS hangs it would be 30."""
     nodes_s: float = 10.0
     attempt_s: float = 50.0
     """For the attempt as a whole, all its candidates together."""

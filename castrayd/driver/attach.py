@@ -40,7 +40,7 @@ class Attachment:
         self._push = push
         self._ray: Any = None
         self._map: NodeMap | None = None
-        self._client = False
+        self.is_client = False
         """Whether by Ray Client: the driver is then a process of the head, and this its remote."""
 
     def load(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Attachment:
             context = self._ray.init(**_arguments(request))
         except BaseException as error:
             raise _translated(error) from error
-        self._client = mode == "client"
+        self.is_client = mode == "client"
         facts = self._facts(context)
         self._map = NodeMap(self._ray, self._push)
         return facts
@@ -92,7 +92,7 @@ class Attachment:
         """Make one short round trip to the GCS through Ray."""
         self._joined()
         with self._lost_for_good():
-            if self._client:
+            if self.is_client:
                 self._ask_own_server()
             else:
                 client: Any = self._ray._private.worker.global_worker  # noqa: SLF001  no public name
@@ -109,7 +109,7 @@ class Attachment:
         try:
             yield
         except ConnectionError as error:
-            if self._client:
+            if self.is_client:
                 _end(f"Ray Client has lost its server: {error}")
             raise
 

@@ -10,6 +10,7 @@ import ctypes
 import os
 import platform
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ from castrayd.driver.wire import PROTOCOL, Wire
 __all__ = ("main",)
 
 _PR_SET_PDEATHSIG = 1
+_LATE_S = 3.0
+"""What a client's read of the node map may take; by now its GCS is gone, or hangs."""
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -50,7 +53,7 @@ class Child:
         self._lane = Lane("attach")
         self._work = Lane("work")
         """What may take its time, beside the heartbeat."""
-        self._refreshing = False
+        self._refresh_began_s: float | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "import": lambda _: self._attachment.load(),
             "attach": self._attachment.attach,
@@ -84,15 +87,19 @@ class Child:
     def _heartbeat(self) -> None:
         """Make one short round trip; the map, which may be large, is read beside it."""
         self._attachment.heartbeat()
-        if not self._refreshing:
-            self._refreshing = True
+        began_s = self._refresh_began_s
+        if began_s is None:
+            self._refresh_began_s = time.monotonic()
             self._work.submit(self._refresh)
+        elif self._attachment.is_client and time.monotonic() - began_s > _LATE_S:
+            # a client's own server answers for itself: that the cluster does is seen here alone
+            raise Refusal("session_unresponsive", f"the cluster is silent for over {_LATE_S} s")
 
     def _refresh(self) -> None:
         try:
             self._attachment.refresh()
         finally:
-            self._refreshing = False
+            self._refresh_began_s = None
 
     def _push(self, kind: str, body: dict[str, Any]) -> None:
         self._wire.write({"push": kind, **body})

@@ -128,13 +128,14 @@ class Trial:
     async def _attach(self, address: Address, session: Session) -> tuple[ClusterFacts, NodesPush]:
         limits = self._connection.deadlines
         local = address.mode is Mode.LOCAL
+        init_s = limits.client_init_s if address.mode is Mode.CLIENT else limits.init_s
         with self.clock.phase(Phase.INIT):
             facts = await session.attach(
                 address,
                 namespace=self._connection.namespace,
                 env_vars=self._connection.env_vars,
                 working_dir=self._connection.local_working_dir if local else None,
-                timeout_s=limits.init_s,
+                timeout_s=init_s,
             )
             _same_cluster(self._climb, facts)
         with self.clock.phase(Phase.NODES):

@@ -108,7 +108,7 @@ def _killing_each_client(head: RayHead) -> Iterator[None]:
 
 async def test_server_that_cannot_start_its_client_is_named_and_retried() -> None:
     """A head that starts no server for us is transient: later it does, and we are attached."""
-    config = "[deadlines]\ninit_s = 5\n[backoff]\nmax_s = 1\n"  # a late kill makes init hang
+    config = "[deadlines]\nclient_init_s = 5\n[backoff]\nmax_s = 1\n"  # a late kill makes init hang
     with ray_head() as own:
         own.wait_client_server()
         async with running_daemon(address=own.client_address, config=config) as daemon:
@@ -138,8 +138,39 @@ async def test_loss_of_the_server_is_seen_and_the_session_is_not_taken_for_alive
             await daemon.another_session(before, 60)
 
 
+async def test_gcs_that_hangs_behind_a_living_client_server_is_seen(head: RayHead) -> None:
+    """The proxy and the client's own server answer for themselves, the cluster does not."""
+    gcs = head.gcs_pid
+    assert gcs is not None
+    async with running_daemon(address=head.client_address) as daemon:
+        before = await daemon.wait_state("connected", 60)
+        kill(gcs, signal.SIGSTOP)
+        try:
+            lost = await daemon.wait_state("degraded", 10)
+            assert [one["type"] for one in lost["reasons"]] == ["session_unresponsive"]
+        finally:
+            kill(gcs, signal.SIGCONT)
+        after = await daemon.wait_state("connected", 15)
+        assert after["session"]["pid"] == before["session"]["pid"]
+
+
+async def test_gcs_that_hangs_before_the_attach_is_told_in_time(head: RayHead) -> None:
+    """Ray's own half minute is cut short."""
+    gcs = head.gcs_pid
+    assert gcs is not None
+    async with running_daemon(address=head.client_address, launch=False) as daemon:
+        kill(gcs, signal.SIGSTOP)
+        try:
+            daemon.launch()
+            await daemon.answers()
+            assert await _error(daemon, 12.0) == ("init_timeout", "init")
+        finally:
+            kill(gcs, signal.SIGCONT)
+        await daemon.wait_state("connected", 60)
+
+
 async def test_lost_client_ends_its_session(head: RayHead) -> None:
-    """The server of this one client dies alone: it is not resumed, a new session is attached."""
+    """The server of this one client dies alone: a new session is attached, nothing is started."""
     async with running_daemon(address=head.client_address) as daemon:
         before = await daemon.wait_state("connected", 60)
         for pid, line in marked(head._mark).items():
@@ -147,3 +178,4 @@ async def test_lost_client_ends_its_session(head: RayHead) -> None:
                 kill(pid)
         after = await daemon.another_session(before, 40)
         assert after["attempt"]["trigger"] == "session_lost"
+        assert daemon.ray_processes() == []
