@@ -226,7 +226,7 @@ class _Daemon:
             new, warnings = await anyio.to_thread.run_sync(self.request.settings)
             keys, restart = changed(self.settings, new)
             connection = _connection(self.request, new)
-            reconnect, place = self._fit(connection)
+            reconnect, place = await self._fit(connection)
             if "log.level" in keys:  # else one that a request has moved stays
                 self.level.set(new.log.level)
             self.settings = new
@@ -260,9 +260,10 @@ class _Daemon:
         if performer is not None and performer.attachment is not None:
             performer.attachment.renew()
 
-    def _fit(self, new: Connection) -> tuple[bool, Place]:
+    async def _fit(self, new: Connection) -> tuple[bool, Place]:
         """Whether the session, or the lack of one, does not fit; and its place where it does."""
         old = self.supervisor.connection
+        every = await new.every() if new.aims(old) else ()
         performer = self.supervisor.performer
         attachment = performer.attachment if performer else None
         attached = self.service.snapshot.state in {State.CONNECTED, State.DEGRADED}
@@ -270,7 +271,7 @@ class _Daemon:
             return old.aims(new), Place()
         candidate, place = attachment.attached.candidate, self.service.snapshot.place or Place()
         if new.aims(old):  # else it stands where the attempt has found it
-            rank = new.rank(candidate)
+            rank = new.rank(candidate, every)
             if rank is None:
                 return True, place
             place = Place(rank, fallback=candidate.source == "local" and rank > 0)

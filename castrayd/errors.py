@@ -210,7 +210,7 @@ ERROR_CLASSES: Final[Mapping[ErrorType, ErrorClass]] = MappingProxyType({
     ErrorType.AUTH_REJECTED: ErrorClass(
         (Phase.IDENTITY, Phase.ATTACHED), _O,
         "The cluster does not accept our token.",
-        "Replace the token by the cluster's own; status names the source that was used.",
+        "Replace the token by the cluster's own; the message names where ours was found.",
     ),
     ErrorType.VERSION_MISMATCH: ErrorClass(
         (Phase.IDENTITY, Phase.INIT), _O,

@@ -15,7 +15,7 @@ from aiohttp import web
 from castrayd.control.access import AccessPolicy, Peer, peer_of
 from castrayd.errors import ApiError, ApiErrorType
 
-__all__ = ("READS", "Gate", "who")
+__all__ = ("READS", "Gate", "may_aim", "who")
 
 log = structlog.get_logger("castrayd.control")
 
@@ -23,6 +23,7 @@ READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing; RFC 9110 section 9.2.1."""
 
 _WHO: Final = "who"
+_AIMS: Final = "aims"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class _Caller:
     peer: Peer
     reads: bool
     writes: bool
+    aims: bool
 
 
 class Gate:
@@ -52,6 +54,7 @@ class Gate:
         if not caller.writes:
             raise _forbidden(caller.peer, "write")
         request[_WHO] = f"uid {caller.peer.uid}"
+        request[_AIMS] = caller.aims
         _note(request, caller.peer)
 
     def has_asked(self, transport: BaseTransport) -> bool:
@@ -66,7 +69,8 @@ class Gate:
         if transport is None or connection is None:
             raise ApiError(ApiErrorType.FORBIDDEN, "the connection is gone")
         peer = peer_of(connection)
-        caller = _Caller(peer, self._access.may_read(peer), self._access.may_write(peer))
+        access = self._access
+        caller = _Caller(peer, access.may_read(peer), access.may_write(peer), access.may_aim(peer))
         self._callers[transport] = caller
         return caller
 
@@ -75,6 +79,12 @@ def who(request: web.Request) -> str:
     """Say who asks, as status and ledger name them; of an admitted write only."""
     name: str = request[_WHO]
     return name
+
+
+def may_aim(request: web.Request) -> bool:
+    """Whether who asks may name an address of its own; of an admitted write only."""
+    aims: bool = request[_AIMS]
+    return aims
 
 
 def _note(request: web.Request, peer: Peer) -> None:

@@ -25,7 +25,7 @@ from castrayd.control.bodies import (
     VersionDocument,
     encode,
 )
-from castrayd.control.gate import who
+from castrayd.control.gate import may_aim, who
 from castrayd.control.limits import RateLimit
 from castrayd.control.openapi import MAX_LIMIT, MAX_SEQ, document
 from castrayd.control.parsing import address, body, flag, integer, names, query
@@ -117,6 +117,8 @@ class Routes:
     async def reconnect(self, request: web.Request) -> web.Response:
         asked = await body(request, ReconnectBody)
         aim = address(asked.address)
+        if aim is not None and not may_aim(request):
+            raise _not_to_be_aimed()
         if self._service.snapshot.desired is Desired.PAUSED:
             raise _paused()
         wait_s = self._reconnects.take()
@@ -205,6 +207,12 @@ def _reply(content: object, status: int = 200) -> web.Response:
 
 def _paused() -> ApiError:
     return ApiError(ApiErrorType.PAUSED, "castrayd is paused", "Resume it: castrayctl resume")
+
+
+def _not_to_be_aimed() -> ApiError:
+    message = "an address is shown the cluster's token, so root and castrayd's user alone name one"
+    hint = "Ask without an address, or set ray.address."
+    return ApiError(ApiErrorType.FORBIDDEN, message, hint, "address")
 
 
 def _stopping() -> ApiError:

@@ -40,6 +40,8 @@ class Candidate:
     """`cli`, `env:RAY_ADDRESS`, `config`, `discovery:<kind>`, `request` or `local`."""
     address: Address | None
     fault: Fault | None = None
+    hearsay: bool = False
+    """Nobody has named it: before it is shown the token, a raylet of ours must vouch for it."""
 
 
 def parse_address(text: str) -> Address:

@@ -253,14 +253,13 @@ def _renew(
 def attached(snapshot: Snapshot, event: e.AttemptSucceeded, policy: Policy) -> Change:
     """Watch the session, and where candidates are preferred to this one, for their return."""
     attached = _placed(snapshot, event.place)
-    attached = replace(
-        attached, state=State.CONNECTED, awaiting={}, attached_s=event.at_s, error=None
-    )
+    attached = replace(attached, awaiting={}, attached_s=event.at_s)
     attached, watch = _order(attached, c.WatchSession, Slot.WATCH)
     attached, settle = _order(
         attached, c.WaitSettle, Slot.SETTLE, until_s=event.at_s + policy.settle_s
     )
-    return _attuned((attached, (watch, settle)), policy)
+    judged, _ = _judged(attached, event.at_s, policy)  # so far by its place alone
+    return _attuned((judged, (watch, settle)), policy)
 
 
 def _placed(snapshot: Snapshot, place: Place) -> Snapshot:
@@ -460,7 +459,11 @@ def _judged(snapshot: Snapshot, at_s: float, policy: Policy) -> Change:
 
 
 def _urgent(reason: Fault) -> bool:
-    return reason.type in FINAL_REASONS or reason.type in ATTACHMENT_REASONS
+    """Whether it counts at once: another cluster than the wanted one does not settle."""
+    return reason.type in FINAL_REASONS | ATTACHMENT_REASONS | _MISPLACED
+
+
+_MISPLACED: Final = frozenset({ErrorType.OTHER_CLUSTER, ErrorType.LOCAL_FALLBACK})
 
 
 def _showing(snapshot: Snapshot, reasons: tuple[Fault, ...]) -> Snapshot:

@@ -82,7 +82,7 @@ TRANSITIONS: Final[Mapping[tuple[State, type[e.Event]], Row]] = MappingProxyType
         (_S, e.ResumeRequested): Row(do.stay, (_S,)),
         (_S, e.ConfigReloaded): Row(do.reload_trying, (_S,)),
         (_S, e.StopRequested): Row(do.stop, (_D,)),
-        (_S, e.AttemptSucceeded): Row(do.attached, (_C,)),
+        (_S, e.AttemptSucceeded): Row(do.attached, (_C, _G)),
         (_S, e.AttemptFailed): Row(do.failed, (_D,)),
         (_S, e.SessionEnded): Row(do.ended, (_S,)),
         (_C, e.ReconnectRequested): Row(do.reconnect_attached, (_D,)),

@@ -70,4 +70,4 @@ class Policy:
     """After so long out of reach a local cluster is started; None: never."""
     min_nodes: int = 1
     settle_s: float = 10.0
-    """After an attach, service reasons count only after this long (`casting.settle_s`)."""
+    """After an attach, what may still settle (nodes, casting nodes) counts only after this long."""

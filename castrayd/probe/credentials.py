@@ -34,6 +34,8 @@ class Credentials:
 
     token: str | None = field(default=None, repr=False)
     tls: Tls | None = None
+    source: str = ""
+    """Where the token was found, for who reads that it is refused."""
 
 
 _VARIABLES = ("RAY_TLS_CA_CERT", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY")

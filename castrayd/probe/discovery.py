@@ -3,11 +3,13 @@
 Called by an attempt after what is configured, and while it waits for the next. What is found
 here is sent the Ray token, so only what root or our own user owns is believed: a process whose
 program is a raylet, Ray's own note of the last cluster, a file of addresses, a name's records.
-Nothing of it is taken for true: each is probed as a configured address would be.
+Nothing of it is taken for true: each is probed as a configured address would be, and what no
+operator has named, a raylet's GCS or the note's, is hearsay: see `ladder.climb`.
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
@@ -17,9 +19,9 @@ import anyio.to_thread
 from castrayd.core.candidates import Address, Candidate, candidate, parse_address
 from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
-from castrayd.probe.local_node import Raylet, scan
+from castrayd.probe.local_node import scan
 from castrayd.probe.resolve import resolve
-from castrayd.probe.trust import DistrustedError, is_trusted, read_trusted
+from castrayd.probe.trust import DistrustedError, read_trusted
 
 __all__ = ("CURRENT_CLUSTER", "KINDS", "Discovery", "discover")
 
@@ -27,6 +29,8 @@ KINDS: Final = ("raylet", "ray_current_cluster", "file", "dns")
 """What can be looked at, in the order in which the findings are tried."""
 
 CURRENT_CLUSTER: Final = "discovery:ray_current_cluster"
+FILE_ADDRESSES: Final = 64
+"""Of a file; each costs a probe a second while the daemon is disconnected."""
 _RESOLVER_SHARE: Final = 0.9
 """Of the phase: a resolver that hangs is told by its own fault, before the phase ends."""
 
@@ -44,7 +48,11 @@ class Discovery:
 
 
 async def discover(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:
-    """Return what is found within the time, each place once; a kind that hangs is left out."""
+    """Return what is found within the time, each place once.
+
+    A kind that cannot tell, or hangs, is a candidate without an address, which says why: that
+    nothing was found is not the same as that nothing is there.
+    """
     found: dict[str, tuple[Candidate, ...]] = {}
 
     async def look(kind: str) -> None:
@@ -54,27 +62,34 @@ async def discover(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:
         async with anyio.create_task_group() as tasks:
             for kind in where.kinds:
                 tasks.start_soon(look, kind, name=f"discover-{kind}")
-    every = [one for kind in KINDS for one in found.get(kind, ())]
+    every = [
+        one
+        for kind in KINDS
+        if kind in where.kinds
+        for one in found.get(kind, (_unanswered(kind, timeout_s),))
+    ]
     unique: dict[Address | str, Candidate] = {}
     for one in every:
         unique.setdefault(one.address or one.text, one)
     return tuple(unique.values())
 
 
+def _unanswered(kind: str, timeout_s: float) -> Candidate:
+    message = f"discovery by {kind} did not answer within {timeout_s} s"
+    fault = Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, message)
+    return Candidate(kind, f"discovery:{kind}", None, fault)
+
+
 async def _raylets(_where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
     """The clusters that this host is part of."""
     addresses = dict.fromkeys(
-        raylet.gcs_address for raylet in await scan() if raylet.gcs_address and _believed(raylet)
+        raylet.gcs_address for raylet in await scan() if raylet.gcs_address and raylet.believed
     )
-    return tuple(candidate(address, "discovery:raylet") for address in addresses)
+    return tuple(_heard(address, "discovery:raylet") for address in addresses)
 
 
-def _believed(raylet: Raylet) -> bool:
-    """Owner and command line are not enough: a stranger may run sudo and call it `raylet`.
-
-    A raylet of root is hence not discovered by anybody else, who could not use its socket either.
-    """
-    return raylet.verified and is_trusted(raylet.uid)
+def _heard(text: str, source: str) -> Candidate:
+    return replace(candidate(text, source), hearsay=True)
 
 
 async def _current_cluster(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
@@ -84,7 +99,8 @@ async def _current_cluster(where: Discovery, _timeout_s: float) -> tuple[Candida
         text = read_trusted(f"{where.temp_dir}/ray_current_cluster", follow=False)
     except DistrustedError:
         return ()
-    return (candidate(text.strip(), CURRENT_CLUSTER),) if text and text.strip() else ()
+    text = (text or "").strip()
+    return (_heard(text, CURRENT_CLUSTER),) if text and "://" not in text else ()
 
 
 async def _file(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
@@ -100,7 +116,7 @@ async def _file(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
         fault = Fault.of(ErrorType.CONFIG_INVALID, Phase.DISCOVER, f"not believed: {error}")
         return (Candidate(path, source, None, fault),)
     lines = (line.partition("#")[0].strip() for line in (text or "").splitlines())
-    return tuple(candidate(line, source) for line in lines if line)
+    return tuple(candidate(line, source) for line in islice(filter(None, lines), FILE_ADDRESSES))
 
 
 async def _dns(where: Discovery, timeout_s: float) -> tuple[Candidate, ...]:

@@ -7,6 +7,9 @@ joined, and no raylet is needed here.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import anyio
+import anyio.to_thread
+
 from castrayd.core.candidates import Address
 from castrayd.core.phases import PhaseClock
 from castrayd.core.policy import Deadlines
@@ -14,10 +17,11 @@ from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.client_server import ClientServer
 from castrayd.probe.credentials import Credentials
-from castrayd.probe.local_node import LocalNode, find_local_node
+from castrayd.probe.local_node import LocalNode, find_local_node, is_own
 from castrayd.probe.peer import Identity, Peer
 from castrayd.probe.resolve import Endpoint, resolve
 from castrayd.probe.tcp import connect
+from castrayd.probe.trust import is_trusted, listener_uids
 
 __all__ = ("Climb", "climb", "peer_of")
 
@@ -32,18 +36,20 @@ class Climb:
     """None by Ray Client."""
 
 
-async def climb(
+async def climb(  # noqa: PLR0913  what to climb, with what, and how
     address: Address,
     *,
     clock: PhaseClock,
     deadlines: Deadlines,
     credentials: Credentials,
-    expect: Callable[[], Awaitable[str | None]] | None,
+    expect: Callable[[], Awaitable[str | None]],
+    hearsay: bool = False,
 ) -> Climb:
     """Walk resolve, tcp, health, identity and local_node, each under its deadline.
 
     `expect` tells the Ray version of the session's interpreter, None where it is not known; its
-    time is that of the identity. Raises `AttachError` of the rung that broke; leaves no channel
+    time is that of the identity. What is known by `hearsay` is shown no token before a raylet of
+    ours vouches for it. Raises `AttachError` of the rung that broke; leaves no channel
     open.
     """
     with clock.phase(Phase.RESOLVE):
@@ -54,11 +60,19 @@ async def climb(
     try:
         with clock.phase(Phase.HEALTH):
             await peer.check(deadlines.health_s)
+            if hearsay:
+                await _distrust_strangers(endpoint)
+        if hearsay:
+            with clock.phase(Phase.LOCAL_NODE):
+                await find_local_node(
+                    None, endpoint.target, timeout_s=deadlines.local_node_s, believed=True
+                )
         if address.mode is Mode.CLIENT:
             return Climb(endpoint, Identity(None, None), None)
         with clock.phase(Phase.IDENTITY):
             identity = await peer.identity(deadlines.identity_s)
-            _same_version(identity, await expect() if expect is not None else None)
+            with anyio.move_on_after(deadlines.identity_s):
+                _same_version(identity, await expect())
     finally:
         await peer.close()
     with clock.phase(Phase.LOCAL_NODE):
@@ -72,6 +86,17 @@ def peer_of(mode: Mode, endpoint: Endpoint, credentials: Credentials) -> Peer:
     """Return what answers there: a GCS, or a Ray Client server."""
     kind = ClientServer if mode is Mode.CLIENT else Peer
     return kind(endpoint, credentials)
+
+
+async def _distrust_strangers(endpoint: Endpoint) -> None:
+    """Refuse a port of this host that another user holds now: its head has ended meanwhile."""
+    if not is_own(endpoint.ip):
+        return
+    uids = await anyio.to_thread.run_sync(listener_uids, endpoint.port, abandon_on_cancel=True)
+    strangers = [uid for uid in uids if not is_trusted(uid)]
+    if strangers:
+        message = f"{endpoint.target} is held by uid {strangers[0]}, who is not believed"
+        raise AttachError(Fault.of(ErrorType.NOT_RAY, Phase.HEALTH, message))
 
 
 def _same_version(identity: Identity, expect: str | None) -> None:

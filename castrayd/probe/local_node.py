@@ -15,8 +15,9 @@ import anyio
 import anyio.to_thread
 
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.probe.trust import is_trusted
 
-__all__ = ("LocalNode", "Raylet", "find_local_node", "raylets", "scan", "usable")
+__all__ = ("LocalNode", "Raylet", "find_local_node", "is_own", "raylets", "scan", "usable")
 
 POLL_S: Final = 0.1
 """A fresh head's raylet comes about two seconds after its GCS."""
@@ -35,6 +36,15 @@ class Raylet:
     socket: str
     verified: bool = False
     """The kernel says that its program is a raylet; False where we may not ask."""
+
+    @property
+    def believed(self) -> bool:
+        """Whether it may name a place that is shown the token.
+
+        Owner and command line are not enough: a stranger may run sudo and call it `raylet`. A
+        raylet of root is hence believed by root alone; nobody else could use its socket either.
+        """
+        return self.verified and is_trusted(self.uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +112,24 @@ def _flags(words: list[bytes]) -> dict[str, str]:
 
 
 async def find_local_node(
-    cluster_id: str | None, gcs_address: str, *, timeout_s: float, poll_s: float = POLL_S
+    cluster_id: str | None,
+    gcs_address: str,
+    *,
+    timeout_s: float,
+    poll_s: float = POLL_S,
+    believed: bool = False,
 ) -> LocalNode:
     """Wait for a raylet of the cluster on this host whose socket we may write to.
 
     Matches by `cluster_id` (hex); where the head did not tell it, by the GCS address on the
-    raylet's command line. Raises `AttachError` (`no_local_node`, `local_node_forbidden`).
+    raylet's command line. With `believed` only those that are count.
+
+    Raises `AttachError` (`no_local_node`, `local_node_forbidden`).
     """
     seen: list[Raylet] = []
     with anyio.move_on_after(timeout_s):
         while True:
-            seen = await scan()
+            seen = [raylet for raylet in await scan() if raylet.believed or not believed]
             node = usable(seen, cluster_id, gcs_address)
             if node is not None:
                 return node
@@ -150,10 +167,10 @@ def _same_place(one: str, other: str) -> bool:
     if one == other:
         return True
     (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
-    return port == other_port and _is_own(host) and _is_own(other_host)
+    return port == other_port and is_own(host) and is_own(other_host)
 
 
-def _is_own(host: str) -> bool:
+def is_own(host: str) -> bool:
     """Whether an IP address is this host's: only then may a socket be bound to it."""
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -197,7 +197,8 @@ class Peer:
 
     def _auth_fault(self, detail: str) -> Fault:
         kind = ErrorType.AUTH_REJECTED if self.credentials.token else ErrorType.AUTH_MISSING
-        message = f"{self.endpoint.target}: {detail}"
+        source = f" (token: {self.credentials.source})" if self.credentials.source else ""
+        message = f"{self.endpoint.target}: {detail}{source}"
         return Fault.of(kind, Phase.IDENTITY, message, code="UNAUTHENTICATED")
 
     async def watch(self, established: anyio.Event) -> str:

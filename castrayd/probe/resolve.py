@@ -21,7 +21,8 @@ from castrayd.errors import AttachError, ErrorType, Fault, Phase
 __all__ = ("Endpoint", "endpoint_of", "resolve")
 
 RESOLVER_THREADS: Final = 4
-"""So many lookups may hang at once; a further one is not begun, and told as a timeout."""
+"""So many lookups may be under way at once; a further one waits for its turn."""
+_TURN_S: Final = 0.005
 
 _slots: Final = threading.BoundedSemaphore(RESOLVER_THREADS)
 
@@ -56,11 +57,13 @@ async def resolve(address: Address, *, timeout_s: float) -> tuple[Endpoint, ...]
     literal = _literal(address)
     if literal is not None:
         return (literal,)
-    if not _slots.acquire(blocking=False):
-        raise _timeout(address, f"{RESOLVER_THREADS} earlier questions to the resolver still hang")
+    why = f"{RESOLVER_THREADS} earlier questions to the resolver still hang"
     with anyio.move_on_after(timeout_s):
+        while not _slots.acquire(blocking=False):  # noqa: ASYNC110  given back by other threads
+            await anyio.sleep(_TURN_S)
+        why = f"the resolver did not answer within {timeout_s} s"
         return await _in_a_daemon_thread(address)
-    raise _timeout(address, f"the resolver did not answer within {timeout_s} s")
+    raise _timeout(address, why)
 
 
 def _timeout(address: Address, why: str) -> AttachError:

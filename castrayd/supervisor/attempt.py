@@ -60,6 +60,16 @@ class Attempt:
         """How many candidates were preferred to the one that decided."""
         return self.trials.index(self._decided) if self._decided in self.trials else 0
 
+    @property
+    def won(self) -> bool:
+        """Whether it has attached."""
+        return self._outcome is Outcome.SUCCESS
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a cluster that one of our own would only stand in for."""
+        return any(map(_is_wanted, self.trials))
+
     def faults(self) -> tuple[Fault, ...]:
         """Those of the candidates that did not decide."""
         others = (trial.fault for trial in self.trials if trial is not self._decided)
@@ -111,7 +121,7 @@ class Attempt:
         """Start a cluster only where nothing is wanted, or what is wanted stays out of reach."""
         if self.ref.address is not None or not self._connection.allow_local_start:
             return ()
-        allowed = self._is_overdue() if any(map(_is_wanted, self.trials)) else True
+        allowed = self._is_overdue() if self.wanted else True
         return (Candidate(LOCAL.url, "local", LOCAL),) if allowed else ()
 
     def _is_overdue(self) -> bool:
@@ -223,11 +233,15 @@ async def _probe(trial: Trial, limit: anyio.Semaphore) -> None:
 def _is_wanted(trial: Trial) -> bool:
     """Whether it stands in the way of a cluster of our own.
 
-    Ray's own note of the last cluster outlives a crash: one that leads nowhere is no wish.
+    Ray's own note of the last cluster outlives a crash: one that leads to no head is no wish.
     """
-    fault = trial.fault
-    stale = trial.candidate.source == CURRENT_CLUSTER and fault is not None and fault.out_of_reach
-    return not stale
+    if trial.candidate.address is LOCAL:
+        return False
+    noted = trial.candidate.source == CURRENT_CLUSTER
+    return not (noted and trial.fault is not None and trial.fault.phase in _BEFORE_A_HEAD)
+
+
+_BEFORE_A_HEAD = frozenset({Phase.DISCOVER, Phase.RESOLVE, Phase.TCP, Phase.HEALTH})
 
 
 _OVERRUN = {

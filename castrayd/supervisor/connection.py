@@ -1,7 +1,7 @@
 """What an attempt is made with: addresses, policy and credentials, replaced whole by a reload."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from castrayd.core.policy import Deadlines, Policy
 from castrayd.probe.credentials import Credentials, tls_of
 from castrayd.probe.discovery import Discovery, discover
 
-__all__ = ("Connection", "Token", "find_token")
+__all__ = ("NO_TOKEN", "Connection", "Token", "find_token")
 
 TOKEN_BYTES: Final = 16 * 1024
 """More than any token: what is larger is some other file."""
@@ -20,10 +20,14 @@ TOKEN_BYTES: Final = 16 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A Ray token and where it was found; never shown."""
+    """A Ray token, never shown, and what came of the search for it."""
 
-    value: str = field(repr=False)
+    value: str | None = field(repr=False)
     source: str
+    """Where it was found, and what preferred place could not be read."""
+
+
+NO_TOKEN: Final = Token(None, "no token was looked for")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +66,22 @@ class Connection:
     async def every(self) -> tuple[Candidate, ...]:
         """Return all that an attempt would try now, in order; a place named twice comes once."""
         found = await discover(self.discovery, self.deadlines.discover_s)
-        unique: dict[Address, Candidate] = {}
+        unique: dict[Address | str, Candidate] = {}
         for one in (*self.candidates(None), *found, *self.last_resort()):
-            if one.address is not None:
-                unique.setdefault(one.address, one)
+            unique.setdefault(one.address or one.text, one)
         return tuple(unique.values())
 
-    def token(self) -> Token | None:
+    def token(self) -> Token:
         """Look for the token anew, so that a rotated file is seen by the next attempt."""
         return find_token(self.token_file, self.environ)
 
-    async def current_token(self) -> Token | None:
+    async def current_token(self) -> Token:
         """Do so beside the loop: a home may lie on a server that does not answer."""
         return await anyio.to_thread.run_sync(self.token, abandon_on_cancel=True)
 
-    def credentials(self, token: Token | None) -> Credentials:
+    def credentials(self, token: Token) -> Credentials:
         """Return what probes show. Raises `AttachError` (`tls_failure`) on bad TLS variables."""
-        return Credentials(token.value if token else None, tls_of(self.environ))
+        return Credentials(token.value, tls_of(self.environ), token.source)
 
     def fits(self, other: "Connection") -> bool:
         """Whether a session made with `other` serves under these settings as well."""
@@ -86,23 +89,23 @@ class Connection:
 
     def aims(self, other: "Connection") -> bool:
         """Whether `other` would make another attempt of it."""
+        if self.policy.fallback_after_s != other.policy.fallback_after_s:
+            return True
         return any(getattr(self, name) != getattr(other, name) for name in (*_SESSION, *_AIM))
 
-    def rank(self, attached: Candidate) -> int | None:
-        """Return how many candidates are preferred to `attached`; None: it is one no more."""
-        wanted = [one.address for one in self.candidates(None)]
-        if attached.address in wanted:
-            return wanted.index(attached.address)
-        if attached.address in [one.address for one in self.last_resort()]:
-            return len(wanted)
-        source, _, kind = attached.source.partition(":")
+    def rank(self, attached: Candidate, every: Sequence[Candidate]) -> int | None:
+        """Return how many of `every` are preferred to `attached`; None: it is one no more."""
+        addresses = [one.address for one in every]
+        if attached.address in addresses:
+            return addresses.index(attached.address)
+        wanted, silent = len(self.candidates(None)), {one.source for one in every if one.fault}
         fallback = self.policy.fallback_after_s is not None
-        allowed = {
+        kept = {
             "request": not wanted,
             "local": self.allow_local_start and (fallback or not wanted),
-            "discovery": kind in self.discovery.kinds,
         }
-        return len(wanted) if allowed.get(source, False) else None
+        cannot_tell = attached.source in silent
+        return wanted if cannot_tell or kept.get(attached.source, False) else None
 
 
 _SESSION: Final = ("namespace", "env_vars", "python", "token_file")
@@ -111,32 +114,39 @@ _AIM: Final = (
 )  # fmt: skip
 
 
-def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token | None:
+def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token:
     """Find the Ray token: our file, systemd's credential, Ray's variables, Ray's default file."""
-    files = [(token_file, "ray.token_file")] if token_file else []
+    trouble = ""
+    if token_file:
+        value, why = _read(token_file)
+        if value:
+            return Token(value, "ray.token_file")
+        trouble = f"; ray.token_file: {why}"
+    for source, value in _elsewhere(environ):
+        if value:
+            return Token(value, source + trouble)
+    return Token(None, "none was found" + trouble)
+
+
+def _elsewhere(environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
     if credentials := environ.get("CREDENTIALS_DIRECTORY"):
-        files.append((f"{credentials}/ray-token", "credential:ray-token"))
-    for path, source in files:
-        if value := _read(path):
-            return Token(value, source)
-    if value := environ.get("RAY_AUTH_TOKEN", "").strip():
-        return Token(value, "env:RAY_AUTH_TOKEN")
-    ray_files = [(environ.get("RAY_AUTH_TOKEN_PATH"), "env:RAY_AUTH_TOKEN_PATH")]
+        yield "credential:ray-token", _read(f"{credentials}/ray-token")[0]
+    yield "env:RAY_AUTH_TOKEN", environ.get("RAY_AUTH_TOKEN", "").strip()
+    if path := environ.get("RAY_AUTH_TOKEN_PATH"):
+        yield "env:RAY_AUTH_TOKEN_PATH", _read(path)[0]
     if home := environ.get("HOME"):
-        ray_files.append((f"{home}/.ray/auth_token", "file:~/.ray/auth_token"))
-    for ray_path, source in ray_files:
-        if ray_path and (value := _read(ray_path)):
-            return Token(value, source)
-    return None
+        yield "file:~/.ray/auth_token", _read(f"{home}/.ray/auth_token")[0]
 
 
-def _read(path: str) -> str | None:
-    """Read a token's file; one that is missing or not ours to read holds no token."""
+def _read(path: str) -> tuple[str | None, str]:
+    """Read a token's file; returns the token, or None and why there is none."""
     try:
         with open(path, "rb", opener=_unblocking) as file:
-            return file.read(TOKEN_BYTES).decode().strip() or None
-    except (OSError, ValueError):  # a ValueError: no UTF-8, or a NUL in the path
-        return None
+            return file.read(TOKEN_BYTES).decode().strip() or None, "is empty"
+    except OSError as error:
+        return None, error.strerror or str(error)
+    except ValueError:  # no UTF-8, or a NUL in the path
+        return None, "is no text"
 
 
 def _unblocking(path: str, flags: int) -> int:

@@ -5,7 +5,7 @@ must not be there when the look begins, or an attempt that fails would be begun 
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -21,7 +21,7 @@ from castrayd.probe.discovery import discover
 from castrayd.probe.ladder import Climb, climb
 from castrayd.probe.returned import wait_returned
 from castrayd.supervisor.attachment import Attachment
-from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.connection import NO_TOKEN, Connection
 from castrayd.supervisor.trial import Trial
 
 __all__ = ("Cues",)
@@ -43,6 +43,10 @@ class Cues:
     connection: Callable[[], Connection]
     """Asked anew at each look, for a reload does not end the look."""
     trials: tuple[Trial, ...]
+    lost: Candidate | None
+    """What was attached last, where that has been lost."""
+    ray_version: Callable[[Connection], Awaitable[str | None]]
+    """Of the session's interpreter; None where it cannot be told."""
     attachment: Attachment | None
     known_nodes: int
     rng: random.Random
@@ -95,40 +99,40 @@ class Cues:
     def _out_of_reach(self) -> list[Address]:
         """The candidates that failed where a light probe can see that it is mended.
 
-        After a loss it is the one that was attached, which has no fault of its own.
+        After a loss that which was attached is one too, and has no fault of its own.
         """
-        last = self.trials[-1:]
-        lost = [trial for trial in last if trial.fault is None]
-        failed = [t for t in self.trials if t.fault and t.fault.phase in _RETURNABLE]
-        addresses = [trial.candidate.address for trial in (*failed, *lost)]
+        failed = [t.candidate for t in self.trials if t.fault and t.fault.phase in _RETURNABLE]
+        lost = [self.lost] if self.lost is not None else []
+        addresses = [one.address for one in (*failed, *lost)]
         return [one for one in addresses if one is not None and one.mode is not Mode.LOCAL]
 
     def _tls(self) -> Tls | None:
         try:
-            return self.connection().credentials(None).tls
+            return self.connection().credentials(NO_TOKEN).tls
         except AttachError:
             return None
 
     async def _found(self) -> None:
         """Wait until there is a candidate that there was not."""
-        known = {trial.candidate.address for trial in self.trials}
+        known = {one.address for one in (t.candidate for t in self.trials) if one.address}
         while True:
             await anyio.sleep(LOOK_S)
             connection = self.connection()
-            known |= {one.address for one in connection.candidates(None)}
+            known |= {one.address for one in connection.candidates(None) if one.address}
             found = await discover(connection.discovery, connection.deadlines.discover_s)
-            now = {one.address for one in found}
+            now = {one.address for one in found if one.address is not None}
             if now - known:
                 return
-            known = now
+            whole = all(one.address is not None for one in found)
+            known = now if whole else known | now  # what is not told now is nothing new later
 
     async def _token_changed(self) -> None:
         """Wait until the token is another than the one that was shown last."""
-        before = next((t.token for t in reversed(self.trials) if t.candidate.address), None)
+        before = next((t.token for t in reversed(self.trials) if t.candidate.address), NO_TOKEN)
         if self.attachment is not None:
             before = self.attachment.attached.token
         while True:
-            if await self.connection().current_token() != before:
+            if (await self.connection().current_token()).value != before.value:
                 return
             await anyio.sleep(TOKEN_S)
 
@@ -137,39 +141,55 @@ class Cues:
         assert self.attachment is not None  # noqa: S101  the core orders it for an attachment only
         attached = self.attachment.attached
         own, local = attached.facts.cluster_id, attached.address.mode is Mode.LOCAL
-        good_since_s: dict[Address, float] = {}
+        good_since_s: dict[Address | None, float] = {}
         while True:
-            for address in await self._preferred_addresses(attached.candidate):
-                seen = await self._climbed(address)
+            preferred = await self._preferred_candidates(attached.candidate)
+            for one, seen in zip(preferred, await self._climbed(preferred), strict=True):
                 same = seen is not None and own is not None and seen.identity.cluster_id == own
                 if seen is None or (same and local):  # our own cluster is found here as well
-                    good_since_s.pop(address, None)
+                    good_since_s.pop(one.address, None)
                     continue
-                since_s = good_since_s.setdefault(address, anyio.current_time())
+                since_s = good_since_s.setdefault(one.address, anyio.current_time())
                 hold_s = order.same_hold_s if same else order.hold_s
                 if anyio.current_time() - since_s >= hold_s:
                     return
             await anyio.sleep(LOOK_S)
 
-    async def _preferred_addresses(self, attached: Candidate) -> list[Address]:
+    async def _preferred_candidates(self, attached: Candidate) -> list[Candidate]:
         """All before the attached one; where that is found no more, what is configured."""
-        every = [one.address for one in await self.connection().every() if one.address]
-        if attached.address in every:
-            return every[: every.index(attached.address)]
+        connection = self.connection()
+        every = [one for one in await connection.every() if one.address]
+        addresses = [one.address for one in every]
+        if attached.address in addresses:
+            return every[: addresses.index(attached.address)]
         if attached.source == "local":
             return every
-        return [one.address for one in self.connection().candidates(None) if one.address]
+        return [one for one in connection.candidates(None) if one.address]
 
-    async def _climbed(self, address: Address) -> Climb | None:
+    async def _climbed(self, candidates: list[Candidate]) -> list[Climb | None]:
+        """Climb to all at once, and in their order: one that is silent holds up no other."""
+        seen: dict[int, Climb | None] = {}
+
+        async def look(number: int, one: Candidate) -> None:
+            seen[number] = await self._climb(one)
+
+        async with anyio.create_task_group() as tasks:
+            for number, one in enumerate(candidates):
+                tasks.start_soon(look, number, one)
+        return [seen[number] for number in range(len(candidates))]
+
+    async def _climb(self, one: Candidate) -> Climb | None:
+        """Climb as an attempt would; what it could not join is no reason to move."""
         connection = self.connection()
-        deadlines = replace(connection.deadlines, local_node_s=QUICK_S)
+        assert one.address is not None  # noqa: S101  others are not preferred
         try:
             return await climb(
-                address,
+                one.address,
                 clock=PhaseClock(anyio.current_time),
-                deadlines=deadlines,
+                deadlines=replace(connection.deadlines, local_node_s=QUICK_S),
                 credentials=connection.credentials(await connection.current_token()),
-                expect=None,
+                expect=lambda: self.ray_version(connection),
+                hearsay=one.hearsay,
             )
         except AttachError:
             return None

@@ -24,6 +24,7 @@ from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.cues import Cues
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.sessions import SessionPool
+from castrayd.supervisor.trial import Attached
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.publisher import Publisher
 
@@ -106,9 +107,7 @@ class Performer:
             attached, lambda: self._connection().policy, from_standby=self.pool.from_standby
         )
         self.last_nodes = self.attachment.alive
-        rank, local = self.attempt.rank, attached.address.mode is Mode.LOCAL
-        place = Place(rank, attached.facts.cluster_id, fallback=local and rank > 0)
-        return e.AttemptSucceeded(self._now(), command.epoch, place)
+        return e.AttemptSucceeded(self._now(), command.epoch, _place(self.attempt, attached))
 
     def _failed(self, command: c.RunAttempt, fault: Fault) -> e.AttemptFailed:
         if fault.type in _COLD:
@@ -143,7 +142,16 @@ class Performer:
 
     def _cues(self) -> Cues:
         trials = tuple(self.attempt.trials) if self.attempt else ()
-        return Cues(self._connection, trials, self.attachment, self.last_nodes, self._rng)
+        won = self.attempt is not None and self.attempt.won
+        return Cues(
+            connection=self._connection,
+            trials=trials,
+            lost=self.attempt.last if self.attempt and won else None,
+            ray_version=self.pool.ray_version,
+            attachment=self.attachment,
+            known_nodes=self.last_nodes,
+            rng=self._rng,
+        )
 
     async def _sleep_until(self, until_s: float) -> None:
         await anyio.sleep(max(0.0, until_s - self._now()))
@@ -165,3 +173,10 @@ class Performer:
         self.last_nodes = attachment.alive or self.last_nodes
         if changes is not None:
             self._publisher.nodes_changed(changes.joined, changes.died, changes.alive, changes.dead)
+
+
+def _place(attempt: Attempt, attached: Attached) -> Place:
+    """Tell where an attachment stands; our own cluster is preferred where nothing is wanted."""
+    local = attached.address.mode is Mode.LOCAL
+    rank = 0 if local and not attempt.wanted else attempt.rank
+    return Place(rank, attached.facts.cluster_id, fallback=local and attempt.wanted)

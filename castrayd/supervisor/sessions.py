@@ -11,7 +11,7 @@ from castrayd.core.states import Mode
 from castrayd.session.launch import LaunchSpec, interpreter_versions, launch_spec
 from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.session.standby import Standby
-from castrayd.supervisor.connection import Connection, Token
+from castrayd.supervisor.connection import NO_TOKEN, Connection, Token
 
 __all__ = ("SessionPool",)
 
@@ -38,7 +38,7 @@ class SessionPool:
         session.on_nodes = lambda push: self._on_nodes(session, push)
         return session
 
-    async def obtain(self, connection: Connection, token: Token | None, mode: Mode) -> Session:
+    async def obtain(self, connection: Connection, token: Token, mode: Mode) -> Session:
         """Return a session with ray imported; cancelled, it leaves nothing behind."""
         spec = await _in_thread(lambda: _spec(connection, token, mode))
         warm = await self._standby.take(spec)
@@ -55,7 +55,7 @@ class SessionPool:
 
     async def ray_version(self, connection: Connection) -> str | None:
         """Return the Ray version of the session's interpreter; None where it cannot be told."""
-        spec = await _in_thread(lambda: _spec(connection, None, Mode.DRIVER))
+        spec = await _in_thread(lambda: _spec(connection, NO_TOKEN, Mode.DRIVER))
         return (await interpreter_versions(spec)).ray
 
     def keep_warm(self, connection: Connection) -> None:
@@ -82,7 +82,5 @@ async def _in_thread(read: Callable[[], _T]) -> _T:
     return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
-def _spec(connection: Connection, token: Token | None, mode: Mode) -> LaunchSpec:
-    return launch_spec(
-        connection.python, token.value if token else None, connection.environ, mode=mode
-    )
+def _spec(connection: Connection, token: Token, mode: Mode) -> LaunchSpec:
+    return launch_spec(connection.python, token.value, connection.environ, mode=mode)

@@ -14,7 +14,7 @@ from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.ladder import Climb, climb
 from castrayd.session.session import NodesPush, Session
-from castrayd.supervisor.connection import Connection, Token
+from castrayd.supervisor.connection import NO_TOKEN, Connection, Token
 from castrayd.supervisor.documents import CandidateDocument
 from castrayd.telemetry.clock import Clock
 
@@ -24,7 +24,7 @@ __all__ = ("Attached", "Sessions", "Trial", "deadline")
 class Sessions(Protocol):
     """Where an attempt gets its session from: the standby, or a new one."""
 
-    async def obtain(self, connection: Connection, token: Token | None, mode: Mode) -> Session:
+    async def obtain(self, connection: Connection, token: Token, mode: Mode) -> Session:
         """Return a session with ray imported; cancelled, it leaves nothing behind."""
 
     async def ray_version(self, connection: Connection) -> str | None:
@@ -42,7 +42,7 @@ class Attached:
     nodes: NodesPush
     climb: Climb | None
     """What the probes saw; None in local mode, where there was nothing to probe."""
-    token: Token | None
+    token: Token
     connection: Connection
 
 
@@ -56,7 +56,7 @@ class Trial:
         self.fault: Fault | None = None
         """Why it failed; None while it has not."""
         self.probed = anyio.Event()
-        self.token: Token | None = None
+        self.token = NO_TOKEN
         self.clock = PhaseClock(clock.monotonic)
         self._connection = connection
         self._sessions = sessions
@@ -86,6 +86,7 @@ class Trial:
             deadlines=self._connection.deadlines,
             credentials=self._connection.credentials(self.token),
             expect=lambda: self._sessions.ray_version(self._connection),
+            hearsay=self.candidate.hearsay,
         )
 
     def _address(self) -> Address:

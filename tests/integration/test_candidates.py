@@ -28,10 +28,12 @@ def _tried(status: Any) -> list[tuple[str, str | None]]:
     return [(c["source"], c["error"] and c["error"]["type"]) for c in found]
 
 
-CLI, ENV, CONFIG, FILE = "cli", "env:RAY_ADDRESS", "config", "discovery:file"
+CLI, ENV, CONFIG = "cli", "env:RAY_ADDRESS", "config"
+NOTE, FILE = "discovery:ray_current_cluster", "discovery:file"
 DEAD = "tcp_refused"
 TABLE: list[tuple[str, dict[str, list[str]], list[tuple[str, str | None]], str]] = [
-    # what,   where each letter is given (a, b: clusters, x: refused),  tried,      attached
+    # what, where each letter is given (a, b: clusters, x: refused, ac: a by Ray Client) and what
+    # is switched on, what is tried with which end, what is attached (local: a cluster of our own)
     ("argument first", {"cli": ["a"], "env": ["b"], "config": ["b"]}, [(CLI, None)], "a"),
     ("then the environment", {"env": ["a"], "config": ["b"]}, [(ENV, None)], "a"),
     ("then the config", {"config": ["b"]}, [(CONFIG, None)], "b"),
@@ -51,6 +53,19 @@ TABLE: list[tuple[str, dict[str, list[str]], list[tuple[str, str | None]], str]]
      [(ENV, "address_invalid")], ""),
     ("all dead", {"env": ["x"], "file": ["x"]}, [(ENV, DEAD)], ""),
     ("nothing at all", {}, [], ""),
+    ("Ray Client by the environment", {"env": ["ac"], "config": ["b"]}, [(ENV, None)], "ac"),
+    ("Ray Client after a dead head", {"config": ["x", "ac"]}, [(CONFIG, DEAD), (CONFIG, None)],
+     "ac"),
+    ("Ray's own note", {"note": ["a"]}, [(NOTE, None)], "a"),
+    ("note after the configured", {"env": ["x"], "note": ["b"]}, [(ENV, DEAD), (NOTE, None)], "b"),
+    ("note before the file", {"note": ["b"], "file": ["a"]}, [(NOTE, None), (FILE, None)], "b"),
+    ("own cluster where allowed", {"switch": ["start"]}, [("local", None)], "local"),
+    ("none where one is configured", {"env": ["x"], "switch": ["start"]}, [(ENV, DEAD)], ""),
+    ("none where one is discovered", {"file": ["x"], "switch": ["start"]}, [(FILE, DEAD)], ""),
+    ("none while the wait lasts", {"env": ["x"], "switch": ["start", "fallback"]}, [(ENV, DEAD)],
+     ""),
+    ("found before one of our own", {"file": ["a"], "switch": ["start", "fallback"]},
+     [(FILE, None)], "a"),
 ]  # fmt: skip
 
 
@@ -65,28 +80,43 @@ async def test_candidates_are_tried_in_order(  # noqa: PLR0917
     tried: list[tuple[str, str | None]],
     attached: str,
 ) -> None:
-    """Each row: what is given where, what is tried with which end, and what is attached."""
+    """Each row: candidates with their sources and ends, mode, cluster and state."""
+    head.wait_client_server()
     async with refused() as dead:
-        places = {"a": head.address, "b": other.address, "x": dead}
+        client = head.client_address
+        places = {"a": head.address, "b": other.address, "ac": client, "x": dead}
         named = {key: [places.get(one, one) for one in ones] for key, ones in given.items()}
-        file = tmp_path / "addresses"
+        file, note = tmp_path / "addresses", tmp_path / "ray" / "ray_current_cluster"
         file.write_text("\n".join(named.get("file", ())))
-        config = f'[ray]\ndiscovery = ["file"]\naddresses_file = "{file}"\n'
+        note.parent.mkdir()
+        note.write_text("\n".join(named.get("note", ())))
+        config = '[ray]\ndiscovery = ["file", "ray_current_cluster"]\n'
+        config += f'addresses_file = "{file}"\n'
         if "config" in named:
             config += f"address = {named['config']}\n"
         arguments = [f"--address={one}" for one in named.get("cli", ())]
-        env = named.get("env", [None])[0]
-        async with running_daemon(*arguments, address=env, config=config) as daemon:
+        arguments += [f"--allow-local-{switch}" for switch in named.get("switch", ())]
+        env, environ = named.get("env", [None])[0], {"RAY_TMPDIR": str(tmp_path)}
+        async with running_daemon(
+            *arguments, address=env, config=config, environ=environ
+        ) as daemon:
             status = await daemon.wait_status(
-                "an attempt", lambda s: s["attempt"] and s["attempt"]["outcome"]
+                "an attempt", lambda s: s["attempt"] and s["attempt"]["outcome"], 30
             )
             assert tried == _tried(status)
-            assert bool(attached) == (status["state"] == "connected")
+            assert status["state"] == ("connected" if attached else "disconnected")
+            assert (status["error"] is None) == bool(attached)
+            assert daemon.ray_processes() == [] or attached == "local"
             if attached:
+                mode = {"ac": "client", "local": "local"}.get(attached, "driver")
+                sources = [source for source, error in tried if error is None]
+                assert status["address"]["mode"] == mode
+                assert status["address"]["source"] == sources[0]
+                assert places.get(attached, "local") == status["address"]["url"]
+            if attached in {"a", "b"}:
                 cluster = {"a": head, "b": other}[attached].raylet
                 assert cluster is not None
                 assert status["cluster"]["id"] == cluster.cluster_id
-                assert status["address"]["source"] in [source for source, _ in tried]
 
 
 @pytest.mark.ray
@@ -209,7 +239,7 @@ async def test_discovered_word_starts_no_cluster(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-async def test_lost_session_starts_no_cluster(head: RayHead) -> None:
+async def test_session_cannot_start_a_cluster_by_a_call_of_ray(head: RayHead) -> None:
     """Ray starts one in any call without a driver: the session has that switched off."""
     variables = {"RAY_ENABLE_AUTO_CONNECT": "1", "RAY_RUNTIME_ENV": "{}", "RAY_CLIENT_MODE": "1"}
     async with running_daemon(address=head.address, environ=variables) as daemon:

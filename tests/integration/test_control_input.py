@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -111,6 +110,18 @@ async def test_unknown_routes_and_methods_are_typed() -> None:
         assert (code, reply["error"]["type"]) == (503, "not_connected")
 
 
+_MEMBER = """
+import os, socket, sys
+os.setgroups([65533]); os.setuid(65534)
+s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])
+body = sys.argv[2].encode()
+s.sendall(b"POST /api/reconnect HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n"
+          b"Content-Length: %d\\r\\n\\r\\n%s" % (len(body), body))
+data = b""
+while part := s.recv(65536): data += part
+print(data.decode())
+"""
+
 _STRANGER = """
 import os, socket, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -137,6 +148,23 @@ async def test_stranger_is_forbidden(request_line: str) -> None:
         assert " 403 " in head.splitlines()[0]
         assert json.loads(body)["error"]["type"] == "forbidden"
         assert (await daemon.status())["desired"] == "up"
+
+
+@pytest.mark.lab
+async def test_member_of_a_group_asks_for_an_attempt_but_names_no_address() -> None:
+    """What it named would be shown the cluster's token."""
+    name = "castray-test-65533"
+    await anyio.run_process(["groupadd", "--gid=65533", name], check=False)
+    try:
+        config = f'[control]\nwrite_groups = ["{name}"]\n'
+        async with refused() as address, running_daemon(address=address, config=config) as daemon:
+            daemon.folder.chmod(0o755)
+            for body, expected in (("{}", " 202 "), (f'{{"address": "{address}"}}', " 403 ")):
+                command = [sys.executable, "-c", _MEMBER, str(daemon.socket), body]
+                done = await anyio.run_process(command)
+                assert expected in done.stdout.decode().splitlines()[0]
+    finally:
+        await anyio.run_process(["groupdel", name], check=False)
 
 
 async def test_client_that_reads_nothing_is_cut_off() -> None:
@@ -203,7 +231,7 @@ def test_bad_start_is_exit_78(arguments: list[str], config: str, says: str, tmp_
     """Configuration that cannot work ends the start with what is wrong."""
     path = tmp_path / "c.toml"
     path.write_text(config)
-    common = [f"--config={path}", f"--state-dir={tmp_path}", f"--socket=/tmp/cd-{os.getpid()}.s"]
+    common = [f"--config={path}", f"--state-dir={tmp_path}", f"--socket={tmp_path}/s"]
     command = [sys.executable, "-m", "castrayd", "run", *common, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 

@@ -1,7 +1,9 @@
 """Tokens that change while running, TLS, and places that are not to be believed."""
 
+import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -12,6 +14,7 @@ import psutil
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
+from castrayd.probe.local_node import raylets
 from tests.support.daemon import running_daemon
 from tests.support.processes import until
 from tests.support.ray import RayHead, ray_head
@@ -164,7 +167,7 @@ async def test_strangers_are_not_believed_and_sent_nothing(tmp_path: Path, plant
     async with _listening() as (address, heard):
         path = note if planted == "ray_current_cluster" else file
         if planted == "raylet":
-            process = _planted_raylet(address)
+            process = _planted_raylet(address, tmp_path)
         else:
             path.write_text(address)
             subprocess.run(["chown", "65534", path], check=True)
@@ -183,14 +186,73 @@ async def test_strangers_are_not_believed_and_sent_nothing(tmp_path: Path, plant
                 process.wait()
 
 
-def _planted_raylet(address: str) -> "subprocess.Popen[bytes]":
-    """A process of another user that calls itself a raylet of a cluster at the address."""
-    script = f"exec -a /ray/raylet sh -c 'sleep 60; :' --gcs-address={address} --node_id=11"
-    command = ["setpriv", "--reuid=65534", "--clear-groups", "bash", "-c", script]
+def _planted_raylet(address: str, folder: Path) -> "subprocess.Popen[bytes]":
+    """A process of another user, whose program is called `raylet`, of a cluster at the address."""
+    program = folder / "raylet"
+    shutil.copy("/usr/bin/bash", program)
+    for one in (program, folder, folder.parent):
+        one.chmod(0o755)
+    command = [
+        "setpriv", "--reuid=65534", "--clear-groups",
+        str(program), "-c", "read -t 60 <> <(:)", f"--gcs-address={address}", "--node_id=11",
+    ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     line = Path(f"/proc/{process.pid}/cmdline")
-    until(lambda: b"gcs-address" in line.read_bytes(), 5, "a planted raylet")
+    until(lambda: line.read_bytes().startswith(bytes(program)), 5, "a planted raylet")
+    found = [one for one in raylets() if one.pid == process.pid]
+    assert [(one.verified, one.uid) for one in found] == [(True, 65534)]  # its uid alone tells
     return process
+
+
+_TAKEN_OVER = """
+import asyncio, os, sys
+from tests.support.fake_head import fake_head
+os.setgroups([]); os.setuid(65534)
+async def serve():
+    async with fake_head(token="x", heard=lambda text: print("heard", text, flush=True)) as address:
+        print(address, flush=True)
+        await asyncio.sleep(60)
+asyncio.run(serve())
+"""
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("raylet_lives", [True, False])
+async def test_port_that_a_stranger_has_taken_over_is_sent_nothing(
+    tmp_path: Path, *, raylet_lives: bool
+) -> None:
+    """Our own note, and a raylet of ours that lingers, outlive their head; its port does not."""
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    command = [sys.executable, "-c", _TAKEN_OVER]
+    config = '[ray]\ndiscovery = ["raylet", "ray_current_cluster"]\n[deadlines]\nlocal_node_s = 1\n'
+    environ = {"RAY_TMPDIR": str(tmp_path), "RAY_AUTH_TOKEN": TOKEN}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as stranger:
+        assert stranger.stdout is not None
+        address = stranger.stdout.readline().strip()
+        note.write_text(address)
+        program = tmp_path / "raylet"
+        shutil.copy("/usr/bin/bash", program)
+        words = ["-c", "read -t 60 <> <(:)", f"--gcs-address={address}", "--node_id=11"]
+        lingering = subprocess.Popen([program if raylet_lives else "/usr/bin/bash", *words])
+        try:
+            async with running_daemon(config=config, environ=environ) as daemon:
+                status = await daemon.wait_status("an end", lambda s: s["attempt"]["outcome"])
+                tried = status["attempt"]["candidates"]  # other clusters of this machine too
+                (ours,) = [one for one in tried if one["address"] == address]
+                kind = "raylet" if raylet_lives else "ray_current_cluster"
+                assert ours["source"] == f"discovery:{kind}"
+                assert ours["error"]["type"] == "not_ray"
+                assert "uid 65534" in ours["error"]["message"]
+            async with running_daemon(address=address, environ=environ) as daemon:
+                await daemon.wait_status("an error", lambda s: s["error"] is not None)
+        finally:
+            for one in (lingering, stranger):
+                one.kill()
+                one.wait()
+        heard = stranger.stdout.read().split()
+        # the configured address alone was shown it: what listens does hear
+        assert heard.count(TOKEN) == len(heard) // 3 > 0
 
 
 @pytest.mark.lab

@@ -45,6 +45,10 @@ async def _climb(
     return clock, seen
 
 
+async def _unknown() -> str | None:
+    return None
+
+
 async def _fault(text: str, **how: str) -> tuple[ErrorType, Phase]:
     with pytest.raises(AttachError) as caught:
         await _climb(text, **how)
@@ -61,7 +65,7 @@ async def test_refused_port_breaks_the_second_rung() -> None:
                 clock=clock,
                 deadlines=DEADLINES,
                 credentials=Credentials(),
-                expect=None,
+                expect=_unknown,
             )
     assert list(clock.durations) == [Phase.RESOLVE, Phase.TCP]
 

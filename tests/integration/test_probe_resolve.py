@@ -1,9 +1,11 @@
 """Names: resolved, unknown, and asked of a resolver that never answers."""
 
+import socket
 import subprocess
 import sys
 import time
 
+import anyio
 import pytest
 
 from castrayd.core.candidates import parse_address
@@ -68,3 +70,23 @@ def test_hanging_resolver_times_out_and_does_not_hold_up_the_end() -> None:
     assert lines[:6] == ["dns_timeout False"] * 4 + ["dns_timeout True"] * 2
     assert "127.0.0.1" in lines[6]
     assert time.monotonic() - began_s < 10
+
+
+async def test_more_names_than_turns_wait_for_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dozen at once on a network of some latency: none is told to have timed out."""
+    real = socket.getaddrinfo
+
+    def far(*_args: object, **_more: object) -> object:
+        time.sleep(0.05)
+        return real("127.0.0.1", 1, type=socket.SOCK_STREAM)
+
+    monkeypatch.setattr(socket, "getaddrinfo", far)
+    found = []
+
+    async def ask(number: int) -> None:
+        found.append(await resolve(parse_address(f"head{number}.example:1"), timeout_s=2.0))
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(12):
+            tasks.start_soon(ask, number)
+    assert len(found) == 12

@@ -90,9 +90,9 @@ def cues_follow_one_candidate(seed: Seeder) -> None:
 
 
 @fault()
-def other_cluster_counts_at_once(seed: Seeder) -> None:
+def other_cluster_waits_to_settle(seed: Seeder) -> None:
     def urgent(sound: Any, reason: Any) -> bool:
-        return reason.type is ErrorType.OTHER_CLUSTER or sound(reason)
+        return reason.type is not ErrorType.OTHER_CLUSTER and sound(reason)
 
     _wrap(seed, "_urgent", urgent)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import aiohttp
 import anyio
+import psutil
 
 from tests.support.processes import MARK, marked, new_mark, reap_marked
 
@@ -85,6 +86,14 @@ class Daemon:
             for pid, line in marked(self.mark).items()
             if pid not in ours and not line.startswith("sh -c")
         }
+
+    def sessions(self) -> list[int]:
+        """The pids of its sessions: the attached one, and one that stands by."""
+        return [pid for pid, line in self.children().items() if "castrayd.driver.main" in line]
+
+    def joined(self) -> list[int]:
+        """The pids of those that are in a cluster: they hold connections to its GCS."""
+        return [pid for pid in self.sessions() if _talks(pid)]
 
     # --- the API ---
 
@@ -229,6 +238,13 @@ class Daemon:
         # what a session said last may well be a traceback; a stack of ours has a key of its own
         bugs = '"exception":', '"castray.internal"', "\nTraceback"
         assert not [sign for sign in bugs if sign in self.log_text()], self.log_text()[-4000:]
+
+
+def _talks(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        held = psutil.Process(pid).net_connections("tcp")
+        return any(one.status == psutil.CONN_ESTABLISHED for one in held)
+    return False  # it ended meanwhile
 
 
 _INIT = '"$@"; code=$?; while set -- /proc/[0-9]*; [ $# -gt 1 ]; do sleep 0.05; done; exit $code'

@@ -2,7 +2,7 @@
 
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ async def fake_head(
     token: str | None = None,
     knows_identity: bool = True,
     tls: bool = False,
+    heard: Callable[[str], object] = str,
 ) -> AsyncIterator[str]:
     """Serve health and identity on loopback; with `tls` as a head under RAY_USE_TLS does."""
 
@@ -51,6 +52,7 @@ async def fake_head(
 
     async def _admit(context: Any) -> None:
         metadata = dict(context.invocation_metadata())
+        heard(metadata.get("authorization", ""))
         if token is not None and metadata.get("authorization") != f"Bearer {token}":
             detail = "InvalidAuthToken: Authentication token is missing or incorrect"
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, detail)

@@ -32,6 +32,13 @@ def test_peer_may_as_its_uid_and_groups_say(peer: Peer, reads: bool, writes: boo
     assert (reads, writes) == (POLICY.may_read(peer), POLICY.may_write(peer))
 
 
+def test_token_owners_alone_may_name_an_address() -> None:
+    """A member of a group could read the token off a port of its own."""
+    assert POLICY.may_aim(_peer(0))
+    assert POLICY.may_aim(_peer(os.geteuid()))
+    assert not POLICY.may_aim(_peer(STRANGER, 10))
+
+
 def test_own_uid_writes_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every Ray job may run under our uid: then it may only read."""
     monkeypatch.setattr(os, "geteuid", lambda: STRANGER)

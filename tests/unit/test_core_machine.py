@@ -58,7 +58,7 @@ GRID = {
     ResumeRequested: ("DS", "S", "C", "G"),
     ConfigReloaded: ("DS", "S", "CDG", "CDG"),
     StopRequested: ("D", "D", "D", "D"),
-    AttemptSucceeded: ("-", "C", "-", "-"),
+    AttemptSucceeded: ("-", "CG", "-", "-"),
     AttemptFailed: ("-", "D", "-", "-"),
     SessionEnded: ("DS", "S", "-", "DS"),
     SessionExited: ("-", "-", "D", "D"),

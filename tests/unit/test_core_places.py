@@ -92,7 +92,8 @@ def _retry(book: Playbook) -> float | None:
 def test_lower_place_watches_for_what_is_preferred(place: Place) -> None:
     """While a candidate is preferred to the one attached, its return is looked for."""
     book = Playbook() >> tell(e.Started) << order(c.RunAttempt)
-    _attach(book, place, hold_s=60.0, same_hold_s=0.0).shows(State.CONNECTED, place=place)
+    _attach(book, place, hold_s=60.0, same_hold_s=0.0)
+    book.shows(State.DEGRADED if place.fallback else State.CONNECTED, place=place)
 
     book.awaits(c.Slot.WATCH, c.Slot.SETTLE, *({c.Slot.CUE} if place.rank else ()))
 
@@ -100,10 +101,10 @@ def test_lower_place_watches_for_what_is_preferred(place: Place) -> None:
 # --- other_cluster ----------------------------------------------------------------------------
 
 
-def test_other_cluster_counts_once_settled() -> None:
-    """Lost to a lower candidate's cluster: connected at first, then degraded and named."""
+def test_other_cluster_counts_at_once() -> None:
+    """Lost to a lower candidate's cluster: never connected there, for it does not settle."""
     book = _attach(_lose(_at(PREFERRED).after(60.0)), LOWER)
-    assert [] == _reasons(book.after(9.9) >> bad(Check.NODES, FEW))
+    assert [OTHER] == _reasons(book.after(9.9) >> bad(Check.NODES, FEW))
     book >> good(Check.NODES)
 
     assert [OTHER] == _reasons(_settle(book))
@@ -177,9 +178,9 @@ def test_reload_that_prefers_others_watches_for_them() -> None:
 
 
 def test_local_fallback_is_a_reason_of_its_own_and_never_home() -> None:
-    """It is named as such, once settled, and what was home before stays home."""
+    """It is named as such, at once, and what was home before stays home."""
     book = _attach(_lose(_at(PREFERRED).after(60.0)), LOCAL)
-    assert [] == _reasons(book)
+    assert [FALLBACK] == _reasons(book)
     assert [FALLBACK] == _reasons(_settle(book))
     book.shows(State.DEGRADED, home="a").awaits(c.Slot.WATCH, c.Slot.CUE)
 
@@ -215,7 +216,7 @@ def test_hold_doubles_with_each_move_that_does_not_last() -> None:
     book = _at(PREFERRED).after(60.0)
     for moves, (hold_s, same_hold_s) in enumerate(zip(HOLDS_S, SAME_HOLDS_S, strict=True)):
         _attach(_lose(book), LOWER, hold_s=hold_s, same_hold_s=same_hold_s)
-        book.shows(State.CONNECTED, failbacks=moves)
+        book.shows(State.DEGRADED, failbacks=moves)
         _attach(_fail_back(book.after(hold_s)), PREFERRED).after(60.0)
 
     book.shows(State.CONNECTED, failbacks=len(HOLDS_S))
@@ -306,7 +307,8 @@ def test_any_candidate_within_reach_ends_it(type_: ErrorType, *, decides: bool) 
 def test_only_an_attachment_from_outside_ends_it(place: Place, expected: float | None) -> None:
     """A fallback leaves it, and the attempt that follows is told."""
     book = _attach(_unreachable(), place)
-    book.shows(State.CONNECTED, unreachable_s=expected)
+    shown = State.DEGRADED if place.fallback else State.CONNECTED
+    book.shows(shown, unreachable_s=expected)
 
     book.after(60.0) >> tell(e.SessionExited, fault=EXITED) << order(c.EndSession)
     assert expected == _run(book >> tell(e.SessionEnded))

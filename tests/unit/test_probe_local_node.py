@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from castrayd.errors import AttachError, ErrorType
-from castrayd.probe import discovery
 from castrayd.probe.local_node import Raylet, find_local_node, raylets, usable
 
 OURS, OTHERS = "aa" * 28, "bb" * 28
@@ -126,6 +125,6 @@ def test_program_is_the_kernels_word(
 def test_only_verified_raylets_of_root_or_our_own_user_are_discovered(raylet: Raylet) -> None:
     """The token goes to what is discovered."""
     known = replace(raylet, verified=True)
-    assert discovery._believed(known)
-    assert not discovery._believed(raylet)
-    assert not discovery._believed(replace(known, uid=54321))
+    assert known.believed
+    assert not raylet.believed
+    assert not replace(known, uid=54321).believed

@@ -7,6 +7,7 @@ import pytest
 
 from castrayd.core.candidates import LOCAL, Candidate, candidate
 from castrayd.core.policy import Policy
+from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.probe.discovery import Discovery
 from castrayd.supervisor.connection import Connection, find_token
 
@@ -45,8 +46,13 @@ def test_token_sources_are_asked_in_order(tmp_path: Path) -> None:
         "env:RAY_AUTH_TOKEN",
         "env:RAY_AUTH_TOKEN_PATH",
         "file:~/.ray/auth_token",
-        None,
-    ] == [token and token.source for token in seen]
+        "none was found",
+    ] == [token.source.partition(";")[0] for token in seen]
+    assert [token.source for token in seen][1:] == [
+        token.source.partition(";")[0] + "; ray.token_file: No such file or directory"
+        for token in seen[1:]
+    ]
+    assert seen[-1].value is None
 
 
 def test_token_is_not_in_its_repr() -> None:
@@ -87,7 +93,23 @@ def test_rank_is_that_among_what_is_still_a_candidate(
         discovery=Discovery(kinds=("file",)),
     )
 
-    assert rank == settings.rank(attached)
+    every = [candidate(one, "config") for one in ("a:1", "c:3")]
+    every.append(candidate("b:2", "discovery:file"))
+    if attached.source != "discovery:file":
+        every.pop()
+
+    assert rank == settings.rank(attached, every)
+
+
+def test_discovery_that_cannot_tell_costs_no_session() -> None:
+    """Silence about a place is not its end; that it is not among what is told is."""
+    settings = Connection(config_addresses=("a:1",), discovery=Discovery(kinds=("file",)))
+    attached = candidate("b:2", "discovery:file")
+    fault = Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, "silent")
+    wanted = candidate("a:1", "config")
+
+    assert settings.rank(attached, [wanted]) is None
+    assert settings.rank(attached, [wanted, Candidate("file", "discovery:file", None, fault)]) == 1
 
 
 def test_local_cluster_is_kept_where_it_would_be_started() -> None:
@@ -95,8 +117,8 @@ def test_local_cluster_is_kept_where_it_would_be_started() -> None:
     own = Candidate("local", "local", LOCAL)
     wanted = Connection(config_addresses=("a:1",), allow_local_start=True)
 
-    assert Connection(allow_local_start=True).rank(own) == 0
-    assert replace(wanted, policy=Policy(fallback_after_s=60.0)).rank(own) == 1
+    assert Connection(allow_local_start=True).rank(own, ()) == 0
+    assert replace(wanted, policy=Policy(fallback_after_s=60.0)).rank(own, ()) == 1
 
 
 def test_fits_and_aims_tell_what_matters() -> None:
@@ -106,4 +128,5 @@ def test_fits_and_aims_tell_what_matters() -> None:
     assert not replace(old, namespace="other").fits(old)
     assert replace(old, config_addresses=("b:2",)).fits(old)
     assert replace(old, config_addresses=("b:2",)).aims(old)
+    assert replace(old, policy=Policy(fallback_after_s=1.0)).aims(old)
     assert not replace(old).aims(old)
