@@ -46,6 +46,7 @@ from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.facts import ConfigReloaded
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.publisher import Publisher
@@ -238,10 +239,7 @@ class _Daemon:
             )
             self._renew()
         reply = ReloadReply(list(keys), reconnect, list(restart))
-        plain = {"changed": reply.changed, "reconnect": reconnect, "error": None}
-        self.publisher.config_reloaded(
-            plain, f"settings reloaded: {', '.join(keys) or 'as before'}"
-        )
+        self.publisher.publish(ConfigReloaded(keys, reconnect))
         return reply
 
     async def _reload_by_signal(self) -> None:
@@ -252,8 +250,7 @@ class _Daemon:
         except Exception as error:
             if not isinstance(error, SettingsError):
                 log.error("a reload failed by a bug", exc_info=error)
-            plain = {"changed": [], "reconnect": False, "error": str(error)}
-            self.publisher.config_reloaded(plain, f"settings refused: {error}", "error")
+            self.publisher.publish(ConfigReloaded(error=str(error)))
 
     def _renew(self) -> None:
         performer = self.supervisor.performer

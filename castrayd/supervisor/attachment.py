@@ -1,7 +1,6 @@
 """The attachment as it is now: session, node map, checks. Lives as long as its session."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import anyio
 
@@ -14,18 +13,9 @@ from castrayd.probe.attached import AttachedChecks, Subjects
 from castrayd.probe.resolve import Endpoint, endpoint_of
 from castrayd.session.session import NodesPush
 from castrayd.supervisor.trial import Attached
+from castrayd.telemetry.facts import NodesChanged
 
-__all__ = ("Attachment", "NodeChanges")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeChanges:
-    """What one push changed in the node map: ids."""
-
-    joined: tuple[str, ...]
-    died: tuple[str, ...]
-    alive: int
-    dead: int
+__all__ = ("Attachment",)
 
 
 class Attachment:
@@ -109,7 +99,7 @@ class Attachment:
         if self._report is not None:
             self._report(self._node_report())
 
-    def take(self, push: NodesPush) -> NodeChanges | None:
+    def take(self, push: NodesPush) -> NodesChanged | None:
         """Take a push of the node map in; returns what changed, None when nothing did."""
         if push.available is not None:
             self.available = push.available
@@ -123,7 +113,7 @@ class Attachment:
         if self._report is not None and (joined or died):
             self._report(self._node_report())
         alive = self.alive
-        changes = NodeChanges(tuple(joined), tuple(died), alive, len(self.nodes) - alive)
+        changes = NodesChanged(tuple(joined), tuple(died), alive, len(self.nodes) - alive)
         return changes if joined or died else None
 
     def _is_alive(self, node_id: str) -> bool:

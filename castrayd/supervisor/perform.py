@@ -26,6 +26,7 @@ from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.sessions import SessionPool
 from castrayd.supervisor.trial import Attached
 from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.facts import SessionOutput
 from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("Performer",)
@@ -163,7 +164,7 @@ class Performer:
         return self._rng.uniform(0.5, 1.0)
 
     def _output(self, line: SessionLine) -> None:
-        self._publisher.session_output(line.session_id, line.stream, line.text)
+        self._publisher.publish(SessionOutput(line.session_id, line.stream, line.text))
 
     def _nodes(self, session: Session, push: NodesPush) -> None:
         attachment = self.attachment
@@ -172,7 +173,7 @@ class Performer:
         changes = attachment.take(push)
         self.last_nodes = attachment.alive or self.last_nodes
         if changes is not None:
-            self._publisher.nodes_changed(changes.joined, changes.died, changes.alive, changes.dead)
+            self._publisher.publish(changes)
 
 
 def _place(attempt: Attempt, attached: Attached) -> Place:

@@ -27,6 +27,7 @@ from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.perform import Performer
 from castrayd.supervisor.times import StateTimes
 from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.facts import AttemptEnded, ConnectionLost, InternalFault, StateChanged
 from castrayd.telemetry.publisher import Publisher
 
 __all__ = ("ClosedError", "Step", "Supervisor")
@@ -102,6 +103,8 @@ class Supervisor:
         self._clock = clock
         self._strict = strict
         self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
+        self._lost_s: float | None = None
+        """When there was a connection last; None where there never was one."""
         self._running: dict[Slot, _Running] = {}
         self._send, self._receive = anyio.create_memory_object_stream[_Letter](math.inf)
 
@@ -187,7 +190,7 @@ class Supervisor:
     def _survive(self, error: Exception) -> tuple[Snapshot, tuple[Command, ...]]:
         """Go on after a bug of ours, without a session; the stack is in the log."""
         fault = Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, described(error))
-        self._publisher.internal(fault)
+        self._publisher.publish(InternalFault(fault))
         return abandon(self.snapshot, self._now(), fault, self.connection.policy)
 
     def _call_off(self, snapshot: Snapshot) -> None:
@@ -229,27 +232,32 @@ class Supervisor:
         if isinstance(event, (e.AttemptSucceeded, e.AttemptFailed)) and performer.attempt:
             self._tell_attempt(performer.attempt.document(), after)
         if before.attached_s is not None and after.attached_s is None:
-            self._publisher.connection_lost(self._now() - before.attached_s, _why(before, after))
+            lasted_s, why = self._now() - before.attached_s, _why(before, after)
+            self._publisher.publish(ConnectionLost(lasted_s, why))
+            self._lost_s = self._now()
         if before.state is not after.state:
             self.times.enter(after.state)
-            self._publisher.state_changed(
-                before.state, after.state, _trigger(after, event), after.reasons
+            self._publisher.publish(
+                StateChanged(before.state, after.state, _trigger(after, event), after.reasons)
             )
         if before.state is not after.state or before.wants_attempts != after.wants_attempts:
             self._warm_up_or_cool(after, tasks)
 
     def _tell_attempt(self, document: AttemptDocument, after: Snapshot) -> None:
         self.history.append(document)
-        at_s = after.retry_at_s
-        self._publisher.attempt_finished(
-            document,
-            None if at_s is None else self._clock.at(at_s),
-            None if at_s is None else at_s - self._now(),
+        at_s, now_s = after.retry_at_s, self._now()
+        self._publisher.publish(
+            AttemptEnded(
+                document,
+                next_retry_at=None if at_s is None else self._clock.at(at_s),
+                next_retry_in_s=None if at_s is None else at_s - now_s,
+                outage_s=None if self._lost_s is None else now_s - self._lost_s,
+            )
         )
 
     def _tell_cancelled(self, document: AttemptDocument) -> None:
         self.history.append(document)
-        self._publisher.attempt_cancelled(document)
+        self._publisher.publish(AttemptEnded(document))
 
     def _warm_up_or_cool(self, after: Snapshot, tasks: TaskGroup) -> None:
         """Keep a session warm while there is none that works, and only then."""

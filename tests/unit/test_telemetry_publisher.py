@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,17 @@ from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog, Item
+from castrayd.telemetry.facts import (
+    FACTS,
+    AttemptEnded,
+    ConfigReloaded,
+    ConnectionLost,
+    Fact,
+    InternalFault,
+    NodesChanged,
+    SessionOutput,
+    StateChanged,
+)
 from castrayd.telemetry.logs import LogFormat, LogLevel, configure
 from castrayd.telemetry.publisher import Publisher
 
@@ -66,25 +77,26 @@ def _failure(error: Fault = REFUSED, number: int = 3) -> AttemptDocument:
     return _attempt(Outcome.FAILURE, error, number)
 
 
-FACTS: dict[str, Callable[[Publisher], None]] = {
-    "castray.state.changed": lambda p: p.state_changed(State.CONNECTED, State.DEGRADED, "x", []),
-    "castray.connection.attempt": lambda p: p.attempt_finished(_failure(), "t", 1.0),
-    "castray.connection.lost": lambda p: p.connection_lost(12.0, LOST),
-    "castray.config.reloaded": lambda p: p.config_reloaded({"changed": []}, "settings reloaded"),
-    "castray.nodes.changed": lambda p: p.nodes_changed(["a"], ["b"], 3, 1),
-    "castray.session.output": lambda p: p.session_output("s1", "stderr", "hello"),
-    "castray.internal": lambda p: p.internal(REFUSED),
-}
+TOLD: tuple[Fact, ...] = (
+    StateChanged(State.CONNECTED, State.DEGRADED, "x"),
+    AttemptEnded(_failure(), "t", 1.0),
+    ConnectionLost(12.0, LOST),
+    ConfigReloaded(["ray.address"], reconnect=True),
+    NodesChanged(["a"], ["b"], 3, 1),
+    SessionOutput("s1", "stderr", "hello"),
+    InternalFault(REFUSED),
+)
 
 
 def test_every_fact_is_one_event_and_one_line_of_one_number(told: Told) -> None:
     """The line names the event and its `seq`, whatever its level; both tell the same moment."""
-    for publish in (*FACTS.values(), *FACTS.values()):
-        publish(told.publisher)
+    assert {type(fact) for fact in TOLD} == set(FACTS)
+    for fact in (*TOLD, *TOLD):
+        told.publisher.publish(fact)
         told.now_s += 1.0
 
     items = told.items()
-    assert [*FACTS, *FACTS] == [item["name"] for item in items]
+    assert [fact.NAME for fact in (*TOLD, *TOLD)] == [item["name"] for item in items]
     assert list(range(1_000, 1_000 + len(items))) == [item["seq"] for item in items]
     assert [(item["seq"], item["name"], item["at"]) for item in items] == [
         (line["event.sequence"], line["event.name"], line["timestamp"]) for line in told.lines()
@@ -93,7 +105,7 @@ def test_every_fact_is_one_event_and_one_line_of_one_number(told: Told) -> None:
 
 def test_success_tells_address_source_and_phases(told: Told) -> None:
     """A success is at info; it has no error, and each phase its milliseconds."""
-    told.publisher.attempt_finished(_attempt(Outcome.SUCCESS), None, None)
+    told.publisher.publish(AttemptEnded(_attempt(Outcome.SUCCESS), None, None))
 
     expected = {
         "level": "info",
@@ -110,7 +122,7 @@ def test_success_tells_address_source_and_phases(told: Told) -> None:
 
 def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
     """The first failure is at warning, and its line needs no other to be understood."""
-    told.publisher.attempt_finished(_failure(), "2026-01-01T00:00:09Z", 1.5)
+    told.publisher.publish(AttemptEnded(_failure(), "2026-01-01T00:00:09Z", 1.5))
 
     expected = {
         "level": "warning",
@@ -135,8 +147,8 @@ def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
 
 def test_fault_that_needs_a_person_tells_the_hint(told: Told) -> None:
     """Whoever can mend it reads how in the line itself; what time mends needs no hint there."""
-    told.publisher.attempt_finished(_failure(NOT_RAY), "t", 60.0)
-    told.publisher.attempt_finished(_failure(REFUSED), "t", 60.0)
+    told.publisher.publish(AttemptEnded(_failure(NOT_RAY), "t", 60.0))
+    told.publisher.publish(AttemptEnded(_failure(REFUSED), "t", 60.0))
 
     operator, transient = told.lines()
     assert operator["message"].endswith(f"- {NOT_RAY.hint}")
@@ -147,7 +159,7 @@ def test_fault_that_needs_a_person_tells_the_hint(told: Told) -> None:
 def test_failure_without_an_address_or_a_retry_says_so(told: Told) -> None:
     """Nothing configured, nothing found, nothing planned: no key holds a null."""
     fault = Fault.of(ErrorType.NO_CLUSTER_FOUND, Phase.DISCOVER, "nothing")
-    told.publisher.attempt_finished(_attempt(Outcome.FAILURE, fault, source=None), None, None)
+    told.publisher.publish(AttemptEnded(_attempt(Outcome.FAILURE, fault, source=None), None, None))
 
     line = told.line()
     assert line["message"].endswith("to no address failed in discover: no_cluster_found: nothing")
@@ -156,7 +168,7 @@ def test_failure_without_an_address_or_a_retry_says_so(told: Told) -> None:
 
 def test_cancelled_attempt_is_a_debug_line(told: Told) -> None:
     """Somebody wanted it so: no failure, no class."""
-    told.publisher.attempt_cancelled(_attempt(Outcome.CANCELLED))
+    told.publisher.publish(AttemptEnded(_attempt(Outcome.CANCELLED)))
 
     line = told.line()
     assert (line["level"], line["event.outcome"]) == ("debug", "unknown")
@@ -168,7 +180,7 @@ def test_cancelled_attempt_is_a_debug_line(told: Told) -> None:
 def test_long_run_of_failures_thins_out_and_counts(told: Told) -> None:
     """The 1st, 2nd, 4th and 8th are shown, with `log.suppressed`; the stream has every one."""
     for number in range(1, 11):
-        told.publisher.attempt_finished(_failure(number=number), "t", 1.0)
+        told.publisher.publish(AttemptEnded(_failure(number=number), "t", 1.0))
 
     shown = [line for line in told.lines() if line["level"] == "warning"]
     counts = {line["castray.attempt.number"]: line.get("log.suppressed") for line in shown}
@@ -181,10 +193,10 @@ def test_long_run_of_failures_thins_out_and_counts(told: Told) -> None:
 def test_change_of_class_ten_minutes_and_success_are_news(told: Told) -> None:
     """Each is shown although the run is long; after a success the next failure is the first."""
     for fault in (*[REFUSED] * 5, NOT_RAY, NOT_RAY):
-        told.publisher.attempt_finished(_failure(fault), "t", 1.0)
+        told.publisher.publish(AttemptEnded(_failure(fault), "t", 1.0))
     told.now_s += 601.0
     for attempt in (_failure(NOT_RAY), _attempt(Outcome.SUCCESS), _failure(NOT_RAY)):
-        told.publisher.attempt_finished(attempt, "t", 1.0)
+        told.publisher.publish(AttemptEnded(attempt, "t", 1.0))
 
     told_of = [(line["level"], line.get("log.suppressed")) for line in told.lines()[5:]]
     assert told_of == [
@@ -207,7 +219,7 @@ def test_state_change_has_the_level_of_its_news(
     told: Told, source: State, target: State, level: str
 ) -> None:
     """Degraded warns, attempts speak for themselves; the line has the first of the reasons."""
-    told.publisher.state_changed(source, target, "why", [LOST, REFUSED])
+    told.publisher.publish(StateChanged(source, target, "why", [LOST, REFUSED]))
 
     line, message = told.line(), f"{source} -> {target} (why): {LOST.type}: {LOST.message}"
     assert (line["level"], line["message"]) == (level, message)
@@ -217,8 +229,8 @@ def test_state_change_has_the_level_of_its_news(
 
 def test_lost_connection_tells_why(told: Told) -> None:
     """A connection that was ended on purpose is no warning, and has no class."""
-    told.publisher.connection_lost(12.345, LOST)
-    told.publisher.connection_lost(12.345, None)
+    told.publisher.publish(ConnectionLost(12.345, LOST))
+    told.publisher.publish(ConnectionLost(12.345, None))
 
     lost, ended = told.lines()
     assert (lost["level"], lost["error.type"]) == ("warning", "control_plane_lost")
@@ -239,7 +251,7 @@ def test_internal_carries_the_stack_and_no_values(told: Told) -> None:
     try:
         _fail_with(token)
     except ZeroDivisionError:
-        told.publisher.internal(Fault.of(ErrorType.INTERNAL, Phase.INIT, "a bug"))
+        told.publisher.publish(InternalFault(Fault.of(ErrorType.INTERNAL, Phase.INIT, "a bug")))
 
     line, (item,) = told.line(), told.items()
     assert (line["level"], line["error.type"]) == ("error", "internal")

@@ -1,0 +1,151 @@
+"""What can happen, as types: each fact is an event of the stream, a line of the log, a stored row.
+
+The supervisor and the daemon make them and `publisher` tells them. A fact holds what is known, in
+the types of the core; how it reads in the log is `wording`'s business, what is counted of it
+`metrics`'.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+from castrayd.core.states import Outcome, State
+from castrayd.errors import Fault
+
+__all__ = (
+    "FACTS",
+    "AttemptEnded",
+    "AttemptFact",
+    "ConfigReloaded",
+    "ConnectionLost",
+    "Fact",
+    "InternalFault",
+    "NodesChanged",
+    "SessionOutput",
+    "StateChanged",
+    "plain",
+)
+
+
+class AttemptFact(Protocol):
+    """What is told of an attempt: the API's document of it has it all."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def trigger(self) -> str: ...
+    @property
+    def outcome(self) -> Outcome | None: ...
+    @property
+    def duration_s(self) -> float: ...
+    @property
+    def phases(self) -> Mapping[str, float]: ...
+    @property
+    def error(self) -> Fault | None: ...
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def source(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """The attachment is in another state."""
+
+    NAME: ClassVar = "castray.state.changed"
+    source: State
+    target: State
+    trigger: str
+    reasons: Sequence[Fault] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnded:
+    """An attempt has succeeded, failed or been cancelled."""
+
+    NAME: ClassVar = "castray.connection.attempt"
+    attempt: AttemptFact
+    next_retry_at: str | None = None
+    next_retry_in_s: float | None = None
+    outage_s: float | None = None
+    """Since there was a connection last; None where there never was, or is one now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """An attachment has ended."""
+
+    NAME: ClassVar = "castray.connection.lost"
+    session_duration_s: float
+    error: Fault | None
+    """None where a person wanted it so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigReloaded:
+    """New settings were taken, or refused with nothing changed."""
+
+    NAME: ClassVar = "castray.config.reloaded"
+    changed: Sequence[str] = ()
+    reconnect: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodesChanged:
+    """The node map has changed: ids, and how many there are now."""
+
+    NAME: ClassVar = "castray.nodes.changed"
+    joined: Sequence[str]
+    died: Sequence[str]
+    alive: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOutput:
+    """The session's process has said something."""
+
+    NAME: ClassVar = "castray.session.output"
+    session_id: str
+    stream: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class InternalFault:
+    """A bug was survived; made while its exception is handled."""
+
+    NAME: ClassVar = "castray.internal"
+    error: Fault
+
+
+Fact: TypeAlias = (
+    StateChanged
+    | AttemptEnded
+    | ConnectionLost
+    | ConfigReloaded
+    | NodesChanged
+    | SessionOutput
+    | InternalFault
+)
+FACTS: tuple[type[Fact], ...] = Fact.__args__
+
+
+def plain(fact: Fact) -> dict[str, Any]:
+    """Return the keys of the fact in the stream and in the ledger; values are as they are."""
+    match fact:
+        case StateChanged():
+            known = {"from": fact.source, "to": fact.target}
+            return {**known, "trigger": fact.trigger, "reasons": list(fact.reasons)}
+        case AttemptEnded():
+            return {**_fields(fact.attempt), "next_retry_at": fact.next_retry_at}
+        case _:
+            return _fields(fact)
+
+
+def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401  any dataclass
+    """Return a dataclass as a dictionary, without a copy of what is in it."""
+    return {field.name: getattr(record, field.name) for field in fields(record)}
