@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 import structlog
 
 import castrayd
@@ -50,6 +49,7 @@ from castrayd.telemetry.facts import ConfigReloaded
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.publisher import Publisher
+from castrayd.threads import READS
 
 __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
 
@@ -159,7 +159,7 @@ class _Daemon:
         self._warn(warnings)
 
     async def _store_wish(self, wish: Wish) -> None:
-        await anyio.to_thread.run_sync(self.ledger.store_wish, wish)
+        await READS.run(lambda: self.ledger.store_wish(wish))
 
     async def run(self, listener: socket.socket) -> int:
         """Serve, and return the process's exit code."""
@@ -224,7 +224,7 @@ class _Daemon:
     async def reload(self) -> ReloadReply:
         """Take the settings as they are now. Raises `SettingsError` and then changes nothing."""
         async with self._reloading:
-            new, warnings = await anyio.to_thread.run_sync(self.request.settings)
+            new, warnings = await READS.run(self.request.settings)
             keys, restart = changed(self.settings, new)
             connection = _connection(self.request, new)
             reconnect, place = await self._fit(connection)
@@ -238,6 +238,7 @@ class _Daemon:
                 e.ConfigReloaded(now_s, reconnect, place.rank, place.fallback)
             )
             self._renew()
+            reconnect = reconnect and self.supervisor.snapshot.wants_attempts
         reply = ReloadReply(list(keys), reconnect, list(restart))
         self.publisher.publish(ConfigReloaded(keys, reconnect))
         return reply

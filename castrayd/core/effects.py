@@ -21,6 +21,7 @@ from castrayd.core.health import (
     CheckReport,
     Health,
 )
+from castrayd.core.phases import RETURNABLE
 from castrayd.core.policy import Policy
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import Desired, State, Trigger
@@ -129,10 +130,6 @@ def _without_session(snapshot: Snapshot, at_s: float, policy: Policy) -> Snapsho
         health=Health(),
         reasons=(),
     )
-
-
-_RETURNABLE: Final = frozenset({Phase.RESOLVE, Phase.TCP, Phase.HEALTH, Phase.LOCAL_NODE})
-"""Phases whose mending can be seen without joining and without a token."""
 
 
 # --- effects: requests ------------------------------------------------------------------------
@@ -356,7 +353,7 @@ def _fallback_due_s(began_s: float, ended_s: float, since_s: float | None, polic
 def _cues_after(faults: tuple[Fault, ...]) -> set[Trigger]:
     """What may end the wait before its time."""
     kinds = {Trigger.DISCOVERY}
-    if any(fault.phase in _RETURNABLE for fault in faults):
+    if any(fault.phase in RETURNABLE for fault in faults):
         kinds.add(Trigger.CLUSTER_RETURNED)
     if any(fault.type in _CREDENTIALS for fault in faults):
         kinds.add(Trigger.CREDENTIALS_CHANGED)

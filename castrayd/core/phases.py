@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from castrayd.errors import Phase
 
-__all__ = ("PhaseClock",)
+__all__ = ("RETURNABLE", "PhaseClock")
+
+RETURNABLE: Final = frozenset({Phase.RESOLVE, Phase.TCP, Phase.HEALTH, Phase.LOCAL_NODE})
+"""Phases whose mending can be seen without joining and without a token."""
 
 
 class PhaseClock:

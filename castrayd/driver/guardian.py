@@ -17,15 +17,15 @@ import time
 __all__ = ("main",)
 
 
-def main(group: int, temp_dir: str) -> None:
+def main(group: int, temp_dir: str, before: list[str]) -> None:
     """Wait for the end of standard input, then clean up after process group `group`.
 
+    `before` is what was in Ray's folder when the session was not yet asked to start a cluster.
     Input is the session's folder, once it is known. Signals are for the daemon: systemd sends
     them to the whole service.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    before = _listed(temp_dir)
     told = b""
     while data := os.read(0, 4096):
         told += data
@@ -116,4 +116,4 @@ def _tidy(temp_dir: str, folders: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from castrayd.core.candidates import Address, Candidate, candidate, parse_address
 from castrayd.core.states import Mode
@@ -22,6 +21,7 @@ from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.local_node import scan
 from castrayd.probe.resolve import resolve
 from castrayd.probe.trust import DistrustedError, read_trusted
+from castrayd.threads import READS
 
 __all__ = ("CURRENT_CLUSTER", "KINDS", "Discovery", "discover")
 
@@ -109,9 +109,7 @@ async def _file(where: Discovery, _timeout_s: float) -> tuple[Candidate, ...]:
     if path is None:
         return ()
     try:
-        text = await anyio.to_thread.run_sync(
-            lambda: read_trusted(path, follow=True), abandon_on_cancel=True
-        )
+        text = await READS.run(lambda: read_trusted(path, follow=True))
     except DistrustedError as error:
         fault = Fault.of(ErrorType.CONFIG_INVALID, Phase.DISCOVER, f"not believed: {error}")
         return (Candidate(path, source, None, fault),)

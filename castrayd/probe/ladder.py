@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import anyio
-import anyio.to_thread
 
 from castrayd.core.candidates import Address
 from castrayd.core.phases import PhaseClock
@@ -22,6 +21,7 @@ from castrayd.probe.peer import Identity, Peer
 from castrayd.probe.resolve import Endpoint, resolve
 from castrayd.probe.tcp import connect
 from castrayd.probe.trust import is_trusted, listener_uids
+from castrayd.threads import READS
 
 __all__ = ("Climb", "climb", "peer_of")
 
@@ -92,7 +92,7 @@ async def _distrust_strangers(endpoint: Endpoint) -> None:
     """Refuse a port of this host that another user holds now: its head has ended meanwhile."""
     if not is_own(endpoint.ip):
         return
-    uids = await anyio.to_thread.run_sync(listener_uids, endpoint.port, abandon_on_cancel=True)
+    uids = await READS.run(lambda: listener_uids(endpoint.port))
     strangers = [uid for uid in uids if not is_trusted(uid)]
     if strangers:
         message = f"{endpoint.target} is held by uid {strangers[0]}, who is not believed"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import anyio
-import anyio.to_thread
 
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.trust import is_trusted
+from castrayd.threads import READS
 
 __all__ = ("LocalNode", "Raylet", "find_local_node", "is_own", "raylets", "scan", "usable")
 
@@ -65,7 +65,7 @@ def raylets(proc: str = "/proc") -> list[Raylet]:
 
 async def scan() -> list[Raylet]:
     """List the raylets from a thread: a host may have thousands of processes."""
-    return await anyio.to_thread.run_sync(raylets, abandon_on_cancel=True)
+    return await READS.run(raylets)
 
 
 def _raylet(proc: str, pid: str) -> Raylet | None:

@@ -1,12 +1,9 @@
 """The phase `resolve`: from a host's name to the endpoints to try.
 
 Called by `ladder` and `returned`. getaddrinfo cannot be cancelled, and a resolver without an
-answering server hangs for half a minute. So it runs in a daemon thread, which is abandoned: a
-thread of a pool would be joined when the interpreter ends, and hold up the end of the daemon.
+answering server hangs for half a minute. So it runs in a thread that is abandoned.
 """
 
-import asyncio
-import contextlib
 import ipaddress
 import socket
 import threading
@@ -17,14 +14,14 @@ import anyio
 
 from castrayd.core.candidates import Address
 from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.threads import Threads
 
 __all__ = ("Endpoint", "endpoint_of", "resolve")
 
 RESOLVER_THREADS: Final = 4
 """So many lookups may be under way at once; a further one waits for its turn."""
-_TURN_S: Final = 0.005
 
-_slots: Final = threading.BoundedSemaphore(RESOLVER_THREADS)
+_threads: Final = Threads(RESOLVER_THREADS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,52 +54,26 @@ async def resolve(address: Address, *, timeout_s: float) -> tuple[Endpoint, ...]
     literal = _literal(address)
     if literal is not None:
         return (literal,)
-    why = f"{RESOLVER_THREADS} earlier questions to the resolver still hang"
+    begun = threading.Event()
+
+    def ask() -> tuple[Endpoint, ...]:
+        begun.set()
+        return _getaddrinfo(address)
+
     with anyio.move_on_after(timeout_s):
-        while not _slots.acquire(blocking=False):  # noqa: ASYNC110  given back by other threads
-            await anyio.sleep(_TURN_S)
-        why = f"the resolver did not answer within {timeout_s} s"
-        return await _in_a_daemon_thread(address)
-    raise _timeout(address, why)
+        try:
+            return await _threads.run(ask)
+        except RuntimeError as error:  # the limit of threads is reached
+            message = f"{address.host}: {error}"
+            raise AttachError(Fault.of(ErrorType.DNS_FAILURE, Phase.RESOLVE, message)) from error
+    if begun.is_set():
+        raise _timeout(address, f"the resolver did not answer within {timeout_s} s")
+    raise _timeout(address, f"{RESOLVER_THREADS} earlier questions to the resolver still hang")
 
 
 def _timeout(address: Address, why: str) -> AttachError:
     fault = Fault.of(ErrorType.DNS_TIMEOUT, Phase.RESOLVE, f"{address.host}: {why}")
     return AttachError(fault)
-
-
-async def _in_a_daemon_thread(address: Address) -> tuple[Endpoint, ...]:
-    """Ask the resolver; the thread gives its slot back when it ends, however late."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[tuple[Endpoint, ...]] = loop.create_future()
-
-    def settle(found: tuple[Endpoint, ...] | AttachError) -> None:
-        if answer.done():
-            return  # nobody waits any more
-        if isinstance(found, AttachError):
-            answer.set_exception(found)
-        else:
-            answer.set_result(found)
-
-    def ask() -> None:
-        found: tuple[Endpoint, ...] | AttachError
-        try:
-            found = _getaddrinfo(address)
-        except AttachError as error:
-            found = error
-        finally:
-            _slots.release()
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, found)
-
-    thread = threading.Thread(target=ask, name="castrayd-resolver", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:  # the limit of threads is reached
-        _slots.release()
-        message = f"{address.host}: {error}"
-        raise AttachError(Fault.of(ErrorType.DNS_FAILURE, Phase.RESOLVE, message)) from error
-    return await answer
 
 
 def endpoint_of(ip: str, port: int) -> Endpoint:

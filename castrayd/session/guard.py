@@ -1,6 +1,5 @@
 """The daemon's side of a local cluster's guardian: a process that outlives us to tidy up."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ import castrayd
 __all__ = ("Guard", "ray_temp_dir")
 
 TIDY_S = 5.0
+_LOOK_S = 0.01
 
 
 def ray_temp_dir(environ: Mapping[str, str]) -> str:
@@ -21,13 +21,22 @@ def ray_temp_dir(environ: Mapping[str, str]) -> str:
     return f"{parent}/ray"
 
 
+def _listed(folder: str) -> list[str]:
+    try:
+        return [one.name for one in Path(folder).iterdir()]
+    except OSError:
+        return []
+
+
 class Guard:
     """One guardian. It cleans up at `release`, or when this process dies."""
 
     def __init__(self, group: int, temp_dir: str) -> None:
+        # listed here: by the time that the guardian runs, the new session's folder may be there
+        before = [name for name in _listed(temp_dir) if name.endswith(f"_{group}")]
         script = Path(castrayd.__file__).parent / "driver" / "guardian.py"
         self._popen = subprocess.Popen(  # noqa: S603  our own file, in our own interpreter
-            [sys.executable, "-I", str(script), str(group), temp_dir],
+            [sys.executable, "-I", str(script), str(group), temp_dir, *before],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -43,14 +52,11 @@ class Guard:
 
     async def release(self) -> None:
         """Have it clean up, and wait for it, bounded; to be called shielded."""
-        pidfd = os.pidfd_open(self._popen.pid)
-        try:
-            if self._popen.stdin is not None:
-                self._popen.stdin.close()
-            with anyio.move_on_after(TIDY_S):
-                await anyio.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
+        if self._popen.stdin is not None:
+            self._popen.stdin.close()
+        with anyio.move_on_after(TIDY_S):
+            while self._popen.poll() is None:  # noqa: ASYNC110  needs no descriptor, of which none may be left
+                await anyio.sleep(_LOOK_S)
         if self._popen.poll() is None:
             self._popen.kill()
             self._popen.wait()

@@ -1,25 +1,23 @@
 """How a session is started: its interpreter, its scrubbed environment, and what makes two alike."""
 
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import anyio
-
 import castrayd
 from castrayd.core.states import Mode
 
-__all__ = ("BOOTSTRAP", "LaunchSpec", "Versions", "interpreter_versions", "launch_spec")
+__all__ = ("BOOTSTRAP", "LaunchSpec", "launch_spec")
 
 _SCRUBBED: Final = ("RAY_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "CREDENTIALS_DIRECTORY")
 """Ray would obey the first; the rest are between systemd and the daemon alone."""
+
+_OUR_PYTHON: Final = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP")
+"""Meant for the daemon's interpreter: to another one our packages are the wrong ones."""
 
 _TLS: Final = ("RAY_USE_TLS", "RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
@@ -52,20 +50,13 @@ class LaunchSpec:
         return [self.python, "-c", BOOTSTRAP, package, str(descriptor), str(os.getpid())]
 
 
-@dataclass(frozen=True, slots=True)
-class Versions:
-    """What the session's interpreter has."""
-
-    python: str
-    ray: str | None
-
-
 def launch_spec(
     python: str | None, token: str | None, environ: Mapping[str, str], *, mode: Mode
 ) -> LaunchSpec:
     """Decide how a session is started. `python` None is our own interpreter."""
     interpreter = python or sys.executable
-    kept = {k: v for k, v in environ.items() if not k.startswith(_SCRUBBED)}
+    foreign = () if interpreter == sys.executable else _OUR_PYTHON
+    kept = {k: v for k, v in environ.items() if not k.startswith((*_SCRUBBED, *foreign))}
     kept |= {name: environ[name] for name in _TLS if name in environ}
     kept |= {"RAY_ENABLE_AUTO_CONNECT": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     # a lost client is never resumed; with Ray's own grace every failure to start takes 30 s more
@@ -83,7 +74,10 @@ def _distribution(interpreter: str) -> str | None:
     if found is None:
         return None
     prefix = Path(found).parent.parent
-    infos = sorted(prefix.glob("lib/python3*/site-packages/ray-*.dist-info"))
+    try:
+        infos = sorted(prefix.glob("lib/python3*/site-packages/ray-*.dist-info"))
+    except OSError:  # it is being removed this moment, or lies on a server that is gone
+        return None
     return ";".join(filter(None, map(_stamp, infos))) or None
 
 
@@ -92,47 +86,3 @@ def _stamp(info: Path) -> str:
         return f"{info.name}@{info.stat().st_mtime_ns}"
     except OSError:  # it is being replaced this moment
         return ""
-
-
-_versions: dict[tuple[str, str | None], Versions] = {}
-
-_ASK: Final = (
-    "import platform, importlib.metadata as m\n"
-    "try: ray = m.version('ray')\n"
-    "except m.PackageNotFoundError: ray = ''\n"
-    "print(platform.python_version(), ray)"
-)
-_ASK_S: Final = 5.0
-
-
-async def interpreter_versions(spec: LaunchSpec) -> Versions:
-    """Tell Python's and Ray's versions of the interpreter, without importing ray.
-
-    An interpreter that cannot be asked has no known Ray: spawning it will say why.
-    """
-    key = (spec.python, spec.ray)
-    if key not in _versions:
-        versions = _ours() if spec.python == sys.executable else await _ask(spec)
-        _versions[key] = versions
-    return _versions[key]
-
-
-def _ours() -> Versions:
-    try:
-        ray = importlib.metadata.version("ray")
-    except importlib.metadata.PackageNotFoundError:
-        ray = None
-    return Versions(platform.python_version(), ray)
-
-
-async def _ask(spec: LaunchSpec) -> Versions:
-    command = [spec.python, "-I", "-c", _ASK]
-    try:
-        with anyio.fail_after(_ASK_S):
-            done = await anyio.run_process(
-                command, check=False, stderr=subprocess.DEVNULL, cwd="/", env=spec.environ
-            )
-    except (OSError, ValueError, TimeoutError):
-        return Versions("", None)
-    version, _, ray = done.stdout.decode(errors="replace").strip().partition(" ")
-    return Versions(version, ray or None)

@@ -26,7 +26,12 @@ class Child:
     def __init__(self, popen: "subprocess.Popen[bytes]") -> None:
         self._popen = popen
         self.pid = popen.pid
-        self._pidfd = os.pidfd_open(popen.pid)
+        try:
+            self._pidfd = os.pidfd_open(popen.pid)
+        except OSError:  # no descriptor is left: what cannot be watched must not live
+            popen.kill()
+            popen.wait()
+            raise
 
     @classmethod
     def spawn(cls, spec: LaunchSpec, wire: socket.socket) -> "Child":

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 import anyio
 import msgspec
+import structlog
 from anyio.abc import TaskStatus
 
 from castrayd.core.candidates import Address
 from castrayd.core.cluster import ClusterFacts, Node
 from castrayd.core.states import Mode
-from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.errors import AttachError, ErrorType, Fault, Phase, described
 from castrayd.session.guard import Guard, ray_temp_dir
 from castrayd.session.launch import LaunchSpec
 from castrayd.session.output import Output, SessionLine
@@ -26,6 +27,8 @@ from castrayd.session.process import Child, describe_exit
 from castrayd.session.wire import PROTOCOL, Wire, WireError
 
 __all__ = ("NodesPush", "Session", "SessionLine")
+
+log = structlog.get_logger("castrayd.session")
 
 SHUTDOWN_S: Final = 3.0
 """A local cluster's clean shutdown takes 0.5-1.5 s; after this it is killed."""
@@ -68,6 +71,8 @@ class Session:
         self._output = Output(self.id, on_output)
         self._wire: Wire | None = None
         self._guard: Guard | None = None
+        self._joined = False
+        """Whether an attach was answered: what waits behind one that hangs only takes time."""
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._beat: _Pending | None = None
@@ -84,11 +89,16 @@ class Session:
         """Spawn, greet, import ray, and own the process until it ends or `close` is called.
 
         Reports started when ray is imported. Before that it raises `AttachError`
-        (`session_spawn_failed`, `dependency_missing`, `session_exited`). Cancelled, it kills.
+        (`session_spawn_failed`, `dependency_missing`, `session_exited`). Cancelled, it kills. A
+        bug of ours after that ends this session and nothing else.
         """
         try:
             with anyio.CancelScope() as self._scope:  # before the spawn: `close` may come any time
                 await self._live(task_status)
+        except Exception as error:
+            if not self.ray:
+                raise
+            log.error("a session failed by a bug", exc_info=error)
         finally:
             self._done.set()
 
@@ -111,6 +121,9 @@ class Session:
                 except AttachError as error:
                     failure = error
                 tasks.cancel_scope.cancel()
+        except Exception as error:
+            self._leave(Fault.of(ErrorType.INTERNAL, Phase.ATTACHED, described(error)))
+            raise
         finally:
             with anyio.CancelScope(shield=True):
                 if self._wire is None:
@@ -176,7 +189,7 @@ class Session:
         """End the session and wait until nothing of it is left; idempotent, not cancellable."""
         with anyio.CancelScope(shield=True):
             self._output.silent = True
-            if self._guard is not None and self.exit is None and not self._stop.is_set():
+            if self._joined and self._guard and self.exit is None and not self._stop.is_set():
                 with anyio.move_on_after(SHUTDOWN_S) as self._farewell:
                     await self._request("shutdown")
             self._stop.set()
@@ -284,6 +297,7 @@ class Session:
                 env_vars=dict(env_vars),
                 working_dir=working_dir if address.mode is Mode.LOCAL else None,
             )
+            self._joined = True
             if self._guard is not None and answer["session_dir"]:
                 self._guard.tell(answer["session_dir"])
             return msgspec.convert(_without(answer, "session_dir"), ClusterFacts)

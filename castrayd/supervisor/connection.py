@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import anyio.to_thread
-
 from castrayd.core.candidates import AUTO, Address, Candidate, candidate, configured
 from castrayd.core.policy import Deadlines, Policy
 from castrayd.probe.credentials import Credentials, tls_of
 from castrayd.probe.discovery import Discovery, discover
+from castrayd.threads import READS
 
 __all__ = ("NO_TOKEN", "Connection", "Token", "find_token")
 
@@ -77,7 +76,7 @@ class Connection:
 
     async def current_token(self) -> Token:
         """Do so beside the loop: a home may lie on a server that does not answer."""
-        return await anyio.to_thread.run_sync(self.token, abandon_on_cancel=True)
+        return await READS.run(self.token)
 
     def credentials(self, token: Token) -> Credentials:
         """Return what probes show. Raises `AttachError` (`tls_failure`) on bad TLS variables."""

@@ -13,9 +13,9 @@ import anyio
 
 from castrayd.core.candidates import Address, Candidate
 from castrayd.core.commands import WatchCues
-from castrayd.core.phases import PhaseClock
+from castrayd.core.phases import RETURNABLE, PhaseClock
 from castrayd.core.states import Mode, Trigger
-from castrayd.errors import AttachError, Phase
+from castrayd.errors import AttachError
 from castrayd.probe.credentials import Tls
 from castrayd.probe.discovery import discover
 from castrayd.probe.ladder import Climb, climb
@@ -32,8 +32,6 @@ TOKEN_S: Final = 0.5
 """Between two looks at the token's file."""
 QUICK_S: Final = 0.5
 """For a raylet of a preferred cluster: one that is to be used lives already."""
-_RETURNABLE: Final = frozenset({Phase.RESOLVE, Phase.TCP, Phase.HEALTH, Phase.LOCAL_NODE})
-"""Phases whose mending can be seen without joining and without a token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class Cues:
 
         After a loss that which was attached is one too, and has no fault of its own.
         """
-        failed = [t.candidate for t in self.trials if t.fault and t.fault.phase in _RETURNABLE]
+        failed = [t.candidate for t in self.trials if t.fault and t.fault.phase in RETURNABLE]
         lost = [self.lost] if self.lost is not None else []
         addresses = [one.address for one in (*failed, *lost)]
         return [one for one in addresses if one is not None and one.mode is not Mode.LOCAL]

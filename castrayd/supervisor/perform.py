@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from castrayd.core import commands as c
 from castrayd.core import events as e
+from castrayd.core.candidates import LOCAL
 from castrayd.core.cluster import Place
 from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault
@@ -122,6 +123,12 @@ class Performer:
         if attachment is not None:
             self._ending = attachment.session
             await attachment.session.close()
+
+    @property
+    def was_local(self) -> bool:
+        """Whether the last attachment was a cluster of our own: no warm session would fit it."""
+        last = self.attempt.last if self.attempt and self.attempt.won else None
+        return last is not None and last.address is LOCAL
 
     def hurry(self) -> None:
         """End without ceremony what is being ended."""

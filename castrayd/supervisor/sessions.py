@@ -1,19 +1,21 @@
 """Where sessions come from: the one that stands by, or a new one; and who ends them."""
 
 from collections.abc import Callable
-from typing import TypeVar
 
-import anyio
-import anyio.to_thread
+import structlog
 from anyio.abc import TaskGroup
 
 from castrayd.core.states import Mode
-from castrayd.session.launch import LaunchSpec, interpreter_versions, launch_spec
+from castrayd.session.launch import LaunchSpec, launch_spec
 from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.session.standby import Standby
+from castrayd.session.versions import interpreter_versions
 from castrayd.supervisor.connection import NO_TOKEN, Connection, Token
+from castrayd.threads import READS
 
 __all__ = ("SessionPool",)
+
+log = structlog.get_logger("castrayd.session")
 
 
 class SessionPool:
@@ -40,7 +42,7 @@ class SessionPool:
 
     async def obtain(self, connection: Connection, token: Token, mode: Mode) -> Session:
         """Return a session with ray imported; cancelled, it leaves nothing behind."""
-        spec = await _in_thread(lambda: _spec(connection, token, mode))
+        spec = await READS.run(lambda: _spec(connection, token, mode))
         warm = await self._standby.take(spec)
         self.from_standby = warm is not None
         if warm is not None:
@@ -55,7 +57,7 @@ class SessionPool:
 
     async def ray_version(self, connection: Connection) -> str | None:
         """Return the Ray version of the session's interpreter; None where it cannot be told."""
-        spec = await _in_thread(lambda: _spec(connection, NO_TOKEN, Mode.DRIVER))
+        spec = await READS.run(lambda: _spec(connection, NO_TOKEN, Mode.DRIVER))
         return (await interpreter_versions(spec)).ray
 
     def keep_warm(self, connection: Connection) -> None:
@@ -64,7 +66,12 @@ class SessionPool:
         self._tasks.start_soon(self._warm, connection, name="keep-warm")
 
     async def _warm(self, connection: Connection) -> None:
-        spec = await _in_thread(lambda: _spec(connection, connection.token(), Mode.DRIVER))
+        """Look what it would be started with; where that cannot be told the attempt will say."""
+        try:
+            spec = await READS.run(lambda: _spec(connection, connection.token(), Mode.DRIVER))
+        except Exception as error:
+            log.error("preparing a session to stand by failed", exc_info=error)
+            return
         if self._wanted:  # still
             self._standby.ensure(spec)
 
@@ -72,14 +79,6 @@ class SessionPool:
         """End the session that stands by."""
         self._wanted = False
         await self._standby.drop()
-
-
-_T = TypeVar("_T")
-
-
-async def _in_thread(read: Callable[[], _T]) -> _T:
-    """Read files beside the loop: a home may lie on a server that does not answer."""
-    return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
 def _spec(connection: Connection, token: Token, mode: Mode) -> LaunchSpec:

@@ -84,14 +84,13 @@ class _Running:
 class Supervisor:
     """Keeps the attachment. `run` it in a task; everything else may be called while it runs."""
 
-    def __init__(  # noqa: PLR0913  the composition root names each part once
+    def __init__(
         self,
         connection: Connection,
         snapshot: Snapshot,
         publisher: Publisher,
         clock: Clock,
         *,
-        strict: bool = False,
         rng: random.Random | None = None,
     ) -> None:
         self.connection = connection
@@ -101,7 +100,6 @@ class Supervisor:
         self.performer: Performer | None = None
         self._publisher = publisher
         self._clock = clock
-        self._strict = strict
         self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
         self._lost_s: float | None = None
         """When there was a connection last; None where there never was one."""
@@ -173,9 +171,7 @@ class Supervisor:
             if isinstance(letter.event, _Bug):
                 raise letter.event.error  # noqa: TRY301  where every bug is survived
             after, commands = step(before, letter.event, self.connection.policy)
-        except Exception as error:
-            if self._strict:
-                raise
+        except Exception as error:  # noqa: BLE001  it is told, with its stack
             after, commands = self._survive(error)
         self.snapshot = after
         self._call_off(after)
@@ -265,7 +261,7 @@ class Supervisor:
         pool = self.performer.pool
         if not after.wants_attempts or after.state is State.CONNECTED:
             tasks.start_soon(pool.cool, name="cool")
-        elif after.state is not State.DISCOVERING:
+        elif after.state is not State.DISCOVERING and not self.performer.was_local:
             pool.keep_warm(self.connection)
 
     def _now(self) -> float:

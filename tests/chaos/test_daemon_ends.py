@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.daemon import Daemon, running_daemon, slow_python, spawning
 from tests.support.peers import refused, silent
 from tests.support.ray import RayHead, ray_head
 
@@ -89,15 +88,10 @@ async def test_sigterm_in_the_first_moments() -> None:
 @pytest.mark.ray
 async def test_sigterm_while_an_attempt_spawns_its_session(head: RayHead, tmp_path: Path) -> None:
     """An interpreter that takes its time to start: the attempt is cancelled, nothing is left."""
-    slow = tmp_path / "slow"
-    slow.write_text(f'#!/bin/sh\nsleep 5\nexec {sys.executable} "$@"\n')
-    slow.chmod(0o755)
-    config = f'[session]\npython = "{slow}"\n'
+    config = f'[session]\npython = "{slow_python(tmp_path)}"\n'
     async with running_daemon(address=head.address, config=config) as daemon:
         await daemon.wait_status("local_node", _reached("local_node"))
-        with anyio.fail_after(5):
-            while not any("slow" in line for line in daemon.children().values()):
-                await anyio.sleep(0.01)
+        await spawning(daemon, "slow")
         await _stops_within(daemon, 3.0)
 
 

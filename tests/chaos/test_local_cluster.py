@@ -6,6 +6,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,3 +83,19 @@ async def test_local_cluster_dies_with_the_daemon_and_with_its_session(folder: P
         await daemon.nothing_left(5.0)
         daemon.forget()
         assert list(folder.iterdir()) == []
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("after_s", [0.0, 1.0])
+async def test_sigterm_while_a_local_cluster_starts(folder: Path, after_s: float) -> None:
+    """No waiting for what is to be thrown away, and its folder goes, however far it has come."""
+    environ = {"TMPDIR": str(folder)}
+    async with running_daemon("--allow-local-start", environ=environ) as daemon:
+        with anyio.fail_after(10):
+            while not list(folder.glob("ray/session_2*")):
+                await anyio.sleep(0.01)
+        await anyio.sleep(after_s)
+        began_s = time.monotonic()
+        await daemon.stop()
+        assert time.monotonic() - began_s < 2.5
+    assert list(folder.glob("ray/session_*")) == []

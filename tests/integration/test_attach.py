@@ -90,7 +90,11 @@ async def test_gcs_killed_degrades_at_once_then_a_new_head_is_joined() -> None:
                 "castray.state.changed", lambda e: e["to"] == "degraded"
             )
             gone = await daemon.wait_state("disconnected", 10)
+            given_up = await daemon.wait_event(
+                "castray.state.changed", lambda e: e["from"] == "degraded"
+            )
 
+            assert 4.0 <= _at(given_up) - _at(degraded) < 6.0
             assert _at(degraded) - killed < 0.15  # 50 ms are promised; measured in tests/bench
             assert degraded["reasons"][0]["type"] == "control_plane_lost"
             assert gone["error"]["type"] in {"control_plane_lost", "tcp_refused"}

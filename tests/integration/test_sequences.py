@@ -3,11 +3,12 @@
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import anyio
 import pytest
 
-from tests.support.daemon import running_daemon
+from tests.support.daemon import running_daemon, slow_python, spawning
 from tests.support.peers import refused, silent
 from tests.support.ray import RayHead, ray_head
 
@@ -75,7 +76,7 @@ async def test_reconnect_joins_the_attempt_under_way_or_replaces_it() -> None:
 
 
 async def test_pause_while_discovering_cancels_the_attempt() -> None:
-    """The attempt ends as cancelled, the child that was being spawned is gone."""
+    """The attempt ends as cancelled."""
     async with silent() as address, running_daemon(address=address) as daemon:
         running = (await daemon.wait_state("discovering"))["attempt"]
         await daemon.post("/api/pause")
@@ -85,9 +86,19 @@ async def test_pause_while_discovering_cancels_the_attempt() -> None:
         await daemon.wait_state("disconnected")
 
         assert cancelled["outcome"] == "cancelled"
+
+
+@pytest.mark.ray
+async def test_pause_while_a_session_is_spawned_leaves_none(head: RayHead, tmp_path: Path) -> None:
+    """Killed and reaped, with what it has started itself."""
+    config = f'[session]\npython = "{slow_python(tmp_path)}"\n'
+    async with running_daemon(address=head.address, config=config) as daemon:
+        await spawning(daemon, "slow")
+        await daemon.post("/api/pause")
         with anyio.fail_after(2):
             while daemon.children():
                 await anyio.sleep(0.02)
+        assert (await daemon.status())["attempt"]["outcome"] == "cancelled"
 
 
 async def test_two_hundred_reconnects_at_once_are_one_attempt() -> None:

@@ -117,6 +117,36 @@ async def test_child_that_is_no_session_is_a_typed_fault(tmp_path: Path, script:
     assert marked(mark) == {}
 
 
+_ODD = """#!{python}
+import json, os, struct, sys, time
+wire = int(sys.argv[4])
+def say(data):
+    os.write(wire, struct.pack(">I", len(data)) + data)
+say(json.dumps({{"hello": 1, "python": "3"}}).encode())
+asked = os.read(wire, 4096)
+say(json.dumps({{"id": 1, "ok": {{"ray": "2"}}}}).encode())
+os.read(wire, 4096)
+say(b"[" * 100000)
+time.sleep(30)
+"""
+
+
+async def test_bug_of_ours_ends_its_session_alone(tmp_path: Path) -> None:
+    """A frame nested beyond reason is no ValueError: the session goes, whoever owns it stays."""
+    python = tmp_path / "python"
+    python.write_text(_ODD.format(python=sys.executable))
+    python.chmod(0o755)
+    mark = new_mark()
+    session = Session(_spec(mark, str(python)), lambda _line: None)
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(session.run)
+        with pytest.raises(AttachError), anyio.fail_after(5):
+            await session.ping(4.0)
+        assert (await session.wait_exit()).type is ErrorType.INTERNAL
+
+    assert marked(mark) == {}
+
+
 @pytest.mark.ray
 async def test_attached_session_answers_and_ends(head: RayHead) -> None:
     """It joins the cluster that the head is, maps it, answers, and is gone after `close`."""

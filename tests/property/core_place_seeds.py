@@ -8,6 +8,7 @@ from typing import Any
 
 from castrayd.core import effects, health
 from castrayd.core.cluster import Place
+from castrayd.core.commands import RunAttempt
 from castrayd.core.states import Trigger
 from castrayd.errors import ErrorType, Retry
 from tests.property.core_seeds import Seeder, fault
@@ -183,3 +184,30 @@ def fallback_retry_has_no_gap(seed: Seeder) -> None:
         return sound(began_s, -math.inf, *rest)
 
     _wrap(seed, "_fallback_due_s", due)
+
+
+def _remembering(sound: Any, snapshot: Any, *rest: Any) -> Any:
+    changed, commands = sound(snapshot, *rest)
+    since_s = snapshot.unreachable_s
+    told = [replace(one, unreachable_s=since_s) if isinstance(one, RunAttempt) else one
+            for one in commands]  # fmt: skip
+    return replace(changed, unreachable_s=since_s), tuple(told)
+
+
+@fault()
+def reload_keeps_what_was_out_of_reach_while_it_waits(seed: Seeder) -> None:
+    seed.effect("reload_idle", _remembering)
+
+
+@fault()
+def reload_keeps_what_was_out_of_reach_while_it_tries(seed: Seeder) -> None:
+    seed.effect("reload_trying", _remembering)
+
+
+@fault()
+def attempt_that_is_aimed_anew_keeps_its_trigger(seed: Seeder) -> None:
+    def aimed(sound: Any, snapshot: Any, at_s: float, trigger: Any, address: Any = None) -> Any:
+        planned = snapshot.planned if snapshot.ending else None
+        return sound(snapshot, at_s, planned.trigger if planned else trigger, address)
+
+    _wrap(seed, "_now_or_after_end", aimed)

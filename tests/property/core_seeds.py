@@ -355,12 +355,12 @@ def flapping_does_not_back_off(seed: Seeder) -> None:
 
 @fault(shell=True)
 def return_is_watched_for_blindly(seed: Seeder) -> None:
-    seed.name(effects, "_RETURNABLE", frozenset(Phase))
+    seed.name(effects, "RETURNABLE", frozenset(Phase))
 
 
 @fault()
 def return_is_not_watched_for(seed: Seeder) -> None:
-    seed.name(effects, "_RETURNABLE", frozenset())
+    seed.name(effects, "RETURNABLE", frozenset())
 
 
 # --- health -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import psutil
 
 from tests.support.processes import MARK, marked, new_mark, reap_marked
 
-__all__ = ("Daemon", "running_daemon")
+__all__ = ("Daemon", "running_daemon", "slow_python", "spawning")
 
 STOP_S = 15.0
 
@@ -252,6 +252,24 @@ _ISOLATED = (
     "unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", _INIT, "init",
 )  # fmt: skip
 """A process table whose first process waits for all others, as an init does."""
+
+
+def slow_python(folder: Path) -> Path:
+    """Our interpreter, which takes five seconds to start."""
+    slow = folder / "slow"
+    slow.write_text(f'#!/bin/sh\nsleep 5\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    return slow
+
+
+async def spawning(daemon: Daemon, name: str) -> None:
+    """Wait until a session's interpreter of that name has been started."""
+    with anyio.fail_after(10):
+        while True:
+            lines = daemon.children().values()
+            if any(name in line and "driver.main" in line for line in lines):
+                return
+            await anyio.sleep(0.01)
 
 
 @asynccontextmanager

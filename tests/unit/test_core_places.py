@@ -272,6 +272,29 @@ def test_out_of_reach_outlives_a_cancelled_attempt() -> None:
     assert 0.0 == _run(book >> tell(e.SessionEnded))
 
 
+@pytest.mark.parametrize("waiting", [True, False])
+def test_reload_that_aims_elsewhere_begins_it_anew(waiting: bool) -> None:
+    """What was out of reach may be asked for no more: whether it waits or tries."""
+    book = _unreachable()
+    if waiting:
+        _fail(book)
+        book >> tell(e.ConfigReloaded, reconnect=True)
+    else:
+        book >> tell(e.ConfigReloaded, reconnect=True) << order(c.EndSession)
+        book >> tell(e.SessionEnded)
+
+    assert _run(book, trigger=Trigger.CONFIG_RELOAD) is None
+
+
+def test_attempt_that_is_aimed_anew_before_it_begins_is_that_of_who_aimed_it() -> None:
+    """A reload has planned it, a person names another address while the old session ends."""
+    book = _at(PREFERRED).after(60.0) >> tell(e.ConfigReloaded, reconnect=True)
+    book << order(c.EndSession)
+    book >> tell(e.ReconnectRequested, address="c:3")
+
+    _run(book >> tell(e.SessionEnded), trigger=Trigger.MANUAL, address="c:3")
+
+
 def _unreachable() -> Playbook:
     """Let the second attempt be under way, out of reach since 0."""
     book = Playbook() >> tell(e.Started) << order(c.RunAttempt)

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from castrayd.core.states import Mode
-from castrayd.session.launch import interpreter_versions, launch_spec
+from castrayd.session.launch import launch_spec
+from castrayd.session.versions import interpreter_versions
 
 ENVIRON = {
     "PATH": "/bin",
