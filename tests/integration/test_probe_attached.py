@@ -21,7 +21,7 @@ from castrayd.probe.credentials import Credentials
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.probe.resolve import Endpoint, endpoint_of
 from tests.support.fake_head import fake_head
-from tests.support.peers import endpoint
+from tests.support.peers import endpoint, http_server
 from tests.support.proxy import proxy_to
 from tests.support.ray import RayHead, ray_head
 
@@ -134,6 +134,32 @@ def _cut(port: int) -> None:
 
 
 @pytest.mark.ray
+async def test_token_that_is_refused_later_is_told() -> None:
+    """The health needs none, so that it is the identity's question that tells."""
+    async with fake_head(token="t" * 40) as address:
+        theirs = (b"c" * 28).hex()
+        subjects = Subjects(endpoint(address), None, theirs, Credentials("w" * 40), _good, _good)
+        async with _watching(subjects) as seen:
+            await seen.until(Check.IDENTITY, ErrorType.AUTH_REJECTED, 3)
+        assert seen.of(Check.GCS)[-1].fault is None
+
+
+async def test_something_else_that_listens_there_later_is_told() -> None:
+    """The head has gone and its port was given to a web server: no silence, and no Ray."""
+    async with (
+        fake_head() as first,
+        http_server() as other,
+        proxy_to("127.0.0.1", endpoint(first).port) as proxy,
+    ):
+        subjects = Subjects(endpoint(proxy.address), None, None, Credentials(), _good, _good)
+        async with _watching(subjects, Checks(interval_s=0.2, timeout_s=1.0)) as seen:
+            await seen.until(Check.GCS, None, 3)
+            proxy._target = ("127.0.0.1", endpoint(other).port)
+            await anyio.sleep(0.2)
+            _cut(endpoint(proxy.address).port)
+            await seen.until(Check.GCS, ErrorType.NOT_RAY, 5)
+
+
 async def test_killed_gcs_is_certain_at_once() -> None:
     """The health stream breaks, and that is reported before anything is asked."""
     with ray_head() as own:

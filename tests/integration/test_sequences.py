@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.daemon import running_daemon, slow_python, spawning
 from tests.support.peers import refused, silent
+from tests.support.processes import kill
 from tests.support.ray import RayHead, ray_head
 
 
@@ -147,6 +148,28 @@ async def test_reconnect_while_connected_breaks_then_makes(head: RayHead) -> Non
         assert after["session"]["pid"] != before["session"]["pid"]
         assert before["session"]["pid"] not in daemon.children()
         assert states[-3:] == ["disconnected", "discovering", "connected"]
+
+
+@pytest.mark.ray
+async def test_reconnect_while_degraded_breaks_then_makes(head: RayHead) -> None:
+    """No grace is waited for: the session goes at once, and the attempt tells what it meets."""
+    gcs = head.gcs_pid
+    assert gcs is not None
+    async with running_daemon(address=head.address) as daemon:
+        before = await daemon.wait_state("connected")
+        kill(gcs, signal.SIGSTOP)
+        try:
+            await daemon.wait_state("degraded", 8)
+            code, reply = await daemon.post("/api/reconnect")
+            assert (code, reply["joined"]) == (202, False)
+            status = await daemon.wait_status(
+                "its end", lambda s: (s["error"] or {}).get("type") == "health_timeout"
+            )
+            assert status["session"] is None
+            assert before["session"]["pid"] not in daemon.children()
+        finally:
+            kill(gcs, signal.SIGCONT)
+        await daemon.another_session(before)
 
 
 @pytest.mark.ray
