@@ -31,11 +31,29 @@ os._exit(0)
 ROUNDS = 5
 
 
+missed: list[str] = []
+"""What has not reached its number in this run."""
+
+
 def row(what: str, ours: float, against: float | None, unit: str, reach: str) -> None:
-    """Print one line of the table."""
+    """Print one line of the table, and note whether `reach` was reached."""
     ratio = f"{ours / against:8.2f} x" if against else " " * 10
     other = f"{against:10.2f}" if against is not None else " " * 10
-    print(f"{what:<44} {ours:10.2f} {other} {unit:<4} {ratio}  {reach}", flush=True)
+    good = not reach or _reached(ours, against or 0.0, reach)
+    missed.extend([] if good else [what])
+    sign = " " if good else "!"
+    print(f"{what:<44} {ours:10.2f} {other} {unit:<4} {ratio} {sign}{reach}", flush=True)
+
+
+def _reached(ours: float, against: float, reach: str) -> bool:
+    """Compare with `<= 1.3 x` (of what it stands against), `<= bare + 1500 ms` or `< 10 ms`."""
+    sign, *words = reach.split()
+    number = float(words[-2])
+    if words[-1] == "x":
+        number *= against
+    elif words[0] == "bare":
+        number += against
+    return ours >= number if sign == ">=" else ours <= number
 
 
 def median_ms(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
@@ -238,3 +256,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     anyio.run(main)
+    sys.exit(f"not reached: {', '.join(missed)}" if missed else 0)
