@@ -6,13 +6,14 @@ calls `run`.
 """
 
 import asyncio
+import contextlib
 import os
 import platform
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import msgspec
 import structlog
 
 import castrayd
@@ -34,13 +36,14 @@ from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.history import History
 from castrayd.ledger import Ledger, Wish
 from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.session.guard import ray_temp_dir
 from castrayd.settings import Settings, changed, load
 from castrayd.supervisor.connection import Connection
-from castrayd.supervisor.documents import StandingWarning
+from castrayd.supervisor.documents import AttemptDocument, StandingWarning
 from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
@@ -56,6 +59,8 @@ __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
 LOAD_AFTER_S: Final = 0.05
 FLUSH_S: Final = 1.0
 """What the last log lines get, where nobody reads them."""
+ATTEMPTS: Final = 200
+"""Of earlier lives, that are shown."""
 EXIT_INTERNAL: Final = 70
 EXIT_RUNNING: Final = 73
 EXIT_CONFIG: Final = 78
@@ -134,7 +139,9 @@ class _Daemon:
         self.socket_path = socket_path
         self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
-        self.publisher = Publisher(events, self.clock)
+        self.history = History(self.ledger)
+        events.restore(self.history.events())
+        self.publisher = Publisher(events, self.clock, self.history.keep)
         wish = self.ledger.wish()
         self.supervisor = Supervisor(
             _connection(request, settings),
@@ -151,6 +158,7 @@ class _Daemon:
             wish,
             self._store_wish,
         )
+        self.service.earlier = tuple(_earlier(self.history))
         control = settings.control
         self._access = AccessPolicy.of(
             control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
@@ -178,6 +186,7 @@ class _Daemon:
 
     def close(self) -> None:
         """Let go of the ledger, and of what is still to be logged."""
+        self.history.close(FLUSH_S)
         self.ledger.close()
         self._log_writer.flush(FLUSH_S)
 
@@ -321,6 +330,12 @@ class _Daemon:
         )
         for code, text in texts:
             log.warning(text, code=code)
+
+
+def _earlier(history: History) -> Iterator[AttemptDocument]:
+    for one in history.attempts(ATTEMPTS):
+        with contextlib.suppress(msgspec.ValidationError):  # of a version that knew less
+            yield msgspec.convert(one, AttemptDocument)
 
 
 def _loop_trouble(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

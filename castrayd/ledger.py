@@ -1,30 +1,42 @@
 """The ledger: what must outlive the daemon, in SQLite (WAL).
 
-Holds the daemon's lasting id, what is desired and by whose wish, and the reach of the event
-numbers. Calls block on the disk: the daemon makes them from a thread, except while it starts.
-A damaged file is set aside and a new one begun; one that is newer than this code is refused. A
-lock beside the file keeps two daemons from sharing one identity.
+Holds the daemon's lasting id, what is desired and by whose wish, the reach of the event numbers,
+and the last events. Calls block on the disk: the daemon makes them from a thread, except while it
+starts. A damaged file is set aside and a new one begun; one that is newer than this code is
+refused. A lock beside the file keeps two daemons from sharing one identity.
 """
 
 import os
 import sqlite3
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from castrayd.core.states import Desired
 from castrayd.errors import SettingsError, SettingsProblem
 from castrayd.lockfile import hold
 
-__all__ = ("Ledger", "Wish")
+__all__ = ("Ledger", "Row", "Wish")
 
-SCHEMA: Final = 1
+Row: TypeAlias = tuple[int, str, str, bytes]
+"""An event: `seq`, `at`, `name`, and the whole of it as JSON."""
+
+EVENTS_KEPT: Final = 20_000
+DAYS_KEPT: Final = 30
+PRUNE_EVERY: Final = 500
+"""Rows that are written between two looks for what is too old, or too much."""
 SEQ_BLOCK: Final = 1_000_000
 """Event numbers are reserved a block a start, so that none is used twice without a write each."""
 
-_CREATE: Final = "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+_MIGRATIONS: Final = (
+    "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE events (seq INTEGER PRIMARY KEY, at TEXT, name TEXT, body BLOB NOT NULL)",
+)
+"""What makes each version of the file out of the one before; never changed, only added to."""
+SCHEMA: Final = len(_MIGRATIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._turn = threading.Lock()
+        self._unpruned = PRUNE_EVERY  # the first write prunes
         self.set_aside: Path | None = None
         """Where a damaged file was moved, when there was one."""
         try:
@@ -83,8 +96,8 @@ class Ledger:
             raise SettingsError(str(self.path), (problem,))
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
-        if version == 0:
-            db.executescript(f"BEGIN; {_CREATE}; PRAGMA user_version={SCHEMA}; COMMIT")
+        for number, step in enumerate(_MIGRATIONS[version:], version + 1):
+            db.executescript(f"BEGIN; {step}; PRAGMA user_version={number}; COMMIT")
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
@@ -124,6 +137,26 @@ class Ledger:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(_UPSERT, facts)
 
+    def store_events(self, rows: Sequence[Row]) -> None:
+        """Keep events, in one transaction; what is too old, or too much, goes.
+
+        Raises sqlite3.Error.
+        """
+        with self._turn, self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", rows)
+            self._unpruned += len(rows)
+            if self._unpruned >= PRUNE_EVERY:
+                self._unpruned = 0
+                self._db.execute(_TOO_MANY, (EVENTS_KEPT,))
+                self._db.execute(_TOO_OLD, (rows[-1][1], f"-{DAYS_KEPT} days"))
+
+    def events(self, limit: int, name: str | None = None) -> list[bytes]:
+        """Return the last events, of one name or of all, as JSON, the oldest first."""
+        with self._turn:
+            found = self._db.execute(_LAST, (name, name, limit)).fetchall()
+        return [body for (body,) in reversed(found)]
+
     def _get(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return None if row is None else str(row[0])
@@ -134,3 +167,8 @@ class Ledger:
 
 
 _UPSERT: Final = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+_LAST: Final = "SELECT body FROM events WHERE ? IS NULL OR name = ? ORDER BY seq DESC LIMIT ?"
+_TOO_MANY: Final = (
+    "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?)"
+)
+_TOO_OLD: Final = "DELETE FROM events WHERE julianday(at) < julianday(?, ?)"

@@ -52,6 +52,8 @@ class AttachmentService:
         store_wish: Callable[[Wish], Awaitable[None]],
     ) -> None:
         self.events = events
+        self.earlier: tuple[AttemptDocument, ...] = ()
+        """Attempts of earlier lives, the newest first."""
         self.warnings: tuple[StandingWarning, ...] = ()
         """Standing warnings of the daemon, beside those that follow from the state."""
         self._supervisor = supervisor
@@ -88,14 +90,19 @@ class AttachmentService:
             return await self._supervisor.ask(request(self._clock.monotonic()))
 
     def attempts(self, limit: int) -> list[AttemptDocument]:
-        """Return the last attempts, newest first, the one under way included."""
+        """Return the last attempts, newest first, the one under way and earlier lives included."""
         running = self._running_attempt()
-        ended = list(reversed(self._supervisor.history))
+        ended = [*reversed(self._supervisor.history), *self.earlier]
         return ([running, *ended] if running else ended)[:limit]
+
+    def _last_attempt(self) -> AttemptDocument | None:
+        """The one under way, or the last of this life."""
+        history = self._supervisor.history
+        return self._running_attempt() or (history[-1] if history else None)
 
     def attempt(self, attempt_id: str) -> AttemptDocument | None:
         """Return one attempt, or None for one that is not known (any more)."""
-        everything = self.attempts(len(self._supervisor.history) + 1)
+        everything = self.attempts(len(self._supervisor.history) + len(self.earlier) + 1)
         return next((a for a in everything if a.id == attempt_id), None)
 
     def nodes(self) -> list[NodeDocument]:
@@ -121,7 +128,6 @@ class AttachmentService:
         snapshot, now_s = self.snapshot, self._clock.monotonic()
         attachment = self._attachment()
         retry_s = snapshot.retry_at_s
-        attempts = self.attempts(1)
         return Status(
             daemon=self._daemon(now_s),
             state=snapshot.state,
@@ -138,7 +144,7 @@ class AttachmentService:
             namespace=self._supervisor.connection.namespace,
             session=_session(attachment),
             cluster=_cluster(attachment),
-            attempt=attempts[0] if attempts else None,
+            attempt=self._last_attempt(),
             next_retry_at=None if retry_s is None else self._clock.at(retry_s),
             next_retry_in_s=None if retry_s is None else max(0.0, retry_s - now_s),
             states=self._supervisor.times.document(),

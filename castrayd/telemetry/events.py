@@ -5,7 +5,7 @@ waits: a follower that reads too slowly loses the oldest of its items and is tol
 """
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -79,9 +79,18 @@ class EventLog:
     def __init__(self, stream_id: str, first_seq: int, ring_items: int = RING_ITEMS) -> None:
         self.stream_id = stream_id
         self.last_seq = first_seq - 1
-        self._floor = first_seq
+        self._first = self._floor = first_seq
+        self._restored = first_seq - 1
+        """The last of earlier lives that is known; what is between it and ours was lost."""
         self._ring: deque[Item] = deque(maxlen=ring_items)
         self._followers: set[Subscription] = set()
+
+    def restore(self, items: Iterable[Item]) -> None:
+        """Take the last events of earlier lives in; before anything is appended."""
+        self._ring.extend(items)
+        if self._ring:
+            self._floor = self._ring[0]["seq"]
+            self._restored = self._ring[-1]["seq"]
 
     def append(self, at: str, name: str, fields: Mapping[str, Any]) -> Item:
         """Number one event, keep it and hand it to every follower."""
@@ -96,7 +105,8 @@ class EventLog:
 
     def since(self, seq: int, types: frozenset[str] | None = None) -> Replay:
         """Items after `seq`; all that there are, with `reset`, where `seq` is not known."""
-        reset = not self._floor - 1 <= seq <= self.last_seq
+        lost = self._restored < seq < self._first
+        reset = lost or not self._floor - 1 <= seq <= self.last_seq
         items = (
             item
             for item in self._ring

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from castrayd import ledger as ledgers
 from castrayd.core.states import Desired
 from castrayd.errors import SettingsError
-from castrayd.ledger import SCHEMA, Ledger, Wish
+from castrayd.ledger import SCHEMA, Ledger, Row, Wish
 
 
 def _reopened(path: Path) -> Ledger:
@@ -73,3 +74,50 @@ def test_newer_file_is_refused_untouched(tmp_path: Path) -> None:
         Ledger(path)
 
     assert before == path.read_bytes()
+
+
+def _row(seq: int, at: str = "2026-01-01T00:00:00.000000Z", name: str = "a") -> Row:
+    return seq, at, name, str(seq).encode()
+
+
+def test_events_outlive_a_restart_in_order(tmp_path: Path) -> None:
+    """The last ones, of one name or of all; the oldest of them first."""
+    first = Ledger(tmp_path / "l")
+    first.store_events([_row(1), _row(2, name="b"), _row(3), _row(4)])
+    first.close()
+    again = _reopened(tmp_path / "l")
+
+    assert again.events(3) == [b"2", b"3", b"4"]
+    assert again.events(2, "a") == [b"3", b"4"]
+    again.close()
+
+
+def test_events_are_bounded_by_count_and_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than are kept, or from another month, are gone; a look comes with the first write."""
+    monkeypatch.setattr(ledgers, "EVENTS_KEPT", 10)
+    monkeypatch.setattr(ledgers, "PRUNE_EVERY", 5)
+    ledger = Ledger(tmp_path / "l")
+    for seq in range(1, 41, 5):
+        ledger.store_events([_row(seq + n) for n in range(5)])
+    assert ledger.events(100) == [str(seq).encode() for seq in range(31, 41)]
+    ledger.store_events([_row(seq, "2026-03-01T00:00:00Z") for seq in range(41, 46)])
+    assert ledger.events(100) == [str(seq).encode() for seq in range(41, 46)]
+    ledger.close()
+
+
+def test_file_of_an_older_version_is_brought_up(tmp_path: Path) -> None:
+    """What it knew stays; what is new to it is there."""
+    path = tmp_path / "l"
+    db = sqlite3.connect(path)
+    db.executescript(f"{ledgers._MIGRATIONS[0]}; PRAGMA user_version=1")
+    db.execute("INSERT INTO facts VALUES ('daemon_id', 'old')")
+    db.commit()
+    db.close()
+    ledger = Ledger(path)
+
+    assert ledger.daemon_id() == "old"
+    ledger.store_events([_row(1)])
+    assert ledger.events(1) == [b"1"]
+    ledger.close()

@@ -101,3 +101,16 @@ def test_unsubscribed_follower_gets_nothing() -> None:
     _append(log, 1)
 
     assert follower.pending == 0
+
+
+def test_earlier_lives_are_replayed_and_what_they_lost_is_a_reset() -> None:
+    """A follower of the life before goes on; one that has seen more than was kept is told so."""
+    log = _log(first_seq=1_000)
+    log.restore({"seq": seq, "at": "t", "name": "a"} for seq in (7, 8, 9))
+    _append(log, 2)
+
+    assert [9, 1_000, 1_001] == [item["seq"] for item in log.since(8).items]
+    assert [log.since(seq).reset for seq in (5, 6, 9, 10, 999, 1_001)] == [
+        True, False, False, True, True, False,
+    ]  # fmt: skip
+    assert [7, 8, 9, 1_000, 1_001] == [item["seq"] for item in log.since(10).items]
