@@ -135,7 +135,7 @@ class _Daemon:
         self.settings = settings
         self.clock = Clock()
         self.level = LogLevel(settings.log.level)
-        self._log_writer = _configure_logs(settings, self.level, self.clock)
+        self._log_writer = _configure_logs(request, settings, self.level, self.clock)
         self.socket_path = socket_path
         self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
@@ -408,14 +408,17 @@ def _state_dir(request: RunRequest, settings: Settings) -> Path:
     return path
 
 
-def _configure_logs(settings: Settings, level: LogLevel, clock: Clock) -> LineWriter:
+def _configure_logs(
+    request: RunRequest, settings: Settings, level: LogLevel, clock: Clock
+) -> LineWriter[Any]:
     bound: dict[str, Any] = {
         "service.name": "castrayd",
         "service.version": castrayd.__version__,
         "host.name": socket.gethostname(),
         "process.pid": os.getpid(),
     }
-    return configure(choose_format(settings.log.format, sys.stderr), level, clock.now, bound)
+    form = choose_format(settings.log.format, sys.stderr, request.environ)
+    return configure(form, level, clock.now, bound)
 
 
 def _installed(package: str) -> str | None:

@@ -180,7 +180,8 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[log]: what is said."""
 
     format: Annotated[
-        Literal["auto", "console", "json"], Meta(description="`auto`: colours on a terminal")
+        Literal["auto", "console", "json", "journald"],
+        Meta(description="`auto`: colours on a terminal, fields in the journal, else JSON lines"),
     ] = "auto"
     level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="the least that is said")

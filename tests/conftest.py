@@ -24,15 +24,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the slow forms too")
 
 
+_TOOLS = (
+    "ip", "unshare", "nsenter", "setpriv", "openssl",
+    "journalctl", "/lib/systemd/systemd-journald", "rsyslogd",
+)  # fmt: skip
+
+
 def _missing(mark: str) -> str | None:
     """Why tests of a mark cannot run here; None when they can."""
     if mark == "ray" and importlib.util.find_spec("ray") is None:
         return "ray is not installed"
     if mark == "lab" and os.geteuid() != 0:
-        return "network namespaces need root"
+        return "namespaces need root"
     if mark == "lab":
-        tools = ("ip", "unshare", "nsenter", "setpriv", "openssl")
-        missing = [name for name in tools if not shutil.which(name)]
+        missing = [name for name in _TOOLS if not shutil.which(name)]
         return f"not installed: {', '.join(missing)}" if missing else None
     return None
 

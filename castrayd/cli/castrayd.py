@@ -71,7 +71,7 @@ def main() -> None:
 @click.option(
     "--allow-local-fallback", is_flag=True, default=None, help="Start one also if out of reach."
 )
-@click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
+@click.option("--log-format", type=click.Choice(["auto", "console", "json", "journald"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
 def run(config: Path | None, instance: str | None, address: str | None, **given: Any) -> None:  # noqa: ANN401
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings.

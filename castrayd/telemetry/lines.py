@@ -1,37 +1,63 @@
 """Where log lines go: a thread of its own writes them, so that nobody ever waits for a reader.
 
-A terminal that is stopped, a full pipe or a full disk costs lines, which are counted and told when
-writing goes on; it never costs the daemon. `logs` alone makes one.
+A terminal that is stopped, a full pipe, a full disk or a journal that is gone costs lines, which
+are counted and told when writing goes on; it never costs the daemon. `logs` alone makes one.
 """
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from typing import Final, TextIO
+from typing import Final, Generic, Protocol, TextIO, TypeVar
 
-__all__ = ("LineWriter",)
+__all__ = ("LineWriter", "Outlet", "Stream")
 
 LINES: Final = 10_000
 """So many lines may wait; further ones are dropped."""
 
+Line = TypeVar("Line")
+Line_contra = TypeVar("Line_contra", contravariant=True)
 
-class LineWriter:
-    """Takes lines without waiting. The thread is a daemon: it holds up nobody's end."""
 
-    def __init__(self, stream: TextIO, tell_dropped: Callable[[int], str]) -> None:
+class Outlet(Protocol[Line_contra]):
+    """What the thread writes to. May wait; OSError and ValueError say that a line is lost."""
+
+    def write(self, line: Line_contra, /) -> None:
+        """Take a line; it may stay in a buffer."""
+
+    def flush(self) -> None:
+        """Let go of what is in a buffer."""
+
+
+class Stream:
+    """Lines of text on a file, a pipe or a terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._tell_dropped = tell_dropped
-        self._dropped = 0
-        self._lines: queue.Queue[str | threading.Event] = queue.Queue(LINES)
-        threading.Thread(target=self._run, name="castrayd-log", daemon=True).start()
+        self.flush = stream.flush
 
     def write(self, line: str) -> None:
+        """Write a line and its end."""
+        self._stream.write(line + "\n")
+
+
+class LineWriter(Generic[Line]):
+    """Takes lines without waiting. The thread is a daemon: it holds up nobody's end."""
+
+    def __init__(self, outlet: Outlet[Line], tell_dropped: Callable[[int], Line]) -> None:
+        self._outlet = outlet
+        self._tell_dropped = tell_dropped
+        self._refused = 0  # only ever rises, as do the next two: no thread undoes another's count
+        self._lost = 0
+        self._told = 0
+        self._lines: queue.Queue[Line | threading.Event] = queue.Queue(LINES)
+        threading.Thread(target=self._run, name="castrayd-log", daemon=True).start()
+
+    def write(self, line: Line) -> None:
         """Queue a line; dropped where too many wait."""
         try:
             self._lines.put_nowait(line)
         except queue.Full:
-            self._dropped += 1
+            self._refused += 1
 
     def flush(self, timeout_s: float) -> None:
         """Wait until what is queued is written, or the time is up."""
@@ -46,19 +72,28 @@ class LineWriter:
         while True:
             item = self._lines.get()
             if isinstance(item, threading.Event):
-                with contextlib.suppress(OSError, ValueError):
-                    self._stream.flush()
+                self._done(self._outlet.flush)
                 item.set()
-                continue
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                self._put(self._tell_dropped(dropped))
-            self._put(item)
+            elif not (self._caught_up() and self._put(item)):
+                self._lost += 1
 
-    def _put(self, line: str) -> None:
+    def _caught_up(self) -> bool:
+        """Tell how many are missing, if any; where even that cannot be written, they all are."""
+        missing = self._refused + self._lost - self._told
+        if missing and not self._put(self._tell_dropped(missing)):
+            return False
+        self._told += missing
+        return True
+
+    def _put(self, line: Line) -> bool:
+        if not self._done(lambda: self._outlet.write(line)):
+            return False
+        return not self._lines.empty() or self._done(self._outlet.flush)  # a burst is one write
+
+    @staticmethod
+    def _done(act: Callable[[], object]) -> bool:
         try:
-            self._stream.write(line + "\n")
-            if self._lines.empty():  # a burst is one write
-                self._stream.flush()
+            act()
         except (OSError, ValueError):
-            return  # a full disk, or a stream that is closed: the line is lost, and nothing else
+            return False  # a full disk, or a stream that is closed: the line is lost, no more
+        return True

@@ -1,7 +1,8 @@
-"""Logging: structlog set up once, JSON lines off a terminal, colours on one, a level that moves.
+"""Logging: structlog set up once; fields in the journal, colours on a terminal, else JSON lines.
 
-Only the composition root configures; everybody else asks for `structlog.get_logger()`. Lines are
-written by `lines`: the daemon never ends, nor waits, for its log.
+The level moves. Only the composition root configures; everybody else asks for
+`structlog.get_logger()`. Lines are written by `lines`: the daemon never ends, nor waits, for its
+log.
 """
 
 import json
@@ -16,7 +17,8 @@ from typing import Any, Final, TextIO
 import msgspec
 import structlog
 
-from castrayd.telemetry.lines import LineWriter
+from castrayd.telemetry.journald import Journal, entry, is_journal
+from castrayd.telemetry.lines import LineWriter, Outlet, Stream
 
 __all__ = ("LEVELS", "LogFormat", "LogLevel", "choose_format", "configure")
 
@@ -32,6 +34,7 @@ class LogFormat(StrEnum):
 
     CONSOLE = "console"
     JSON = "json"
+    JOURNALD = "journald"
 
 
 class LogLevel:
@@ -56,11 +59,13 @@ class LogLevel:
         return event
 
 
-def choose_format(wanted: str, stream: TextIO | None) -> LogFormat:
-    """Resolve `auto`: colours on a terminal, JSON lines everywhere else."""
-    if wanted == "auto":
-        return LogFormat.CONSOLE if stream and stream.isatty() else LogFormat.JSON
-    return LogFormat.CONSOLE if wanted == "console" else LogFormat.JSON
+def choose_format(wanted: str, stream: TextIO | None, environ: Mapping[str, str]) -> LogFormat:
+    """Resolve `auto`: colours on a terminal, fields in the journal, JSON lines everywhere else."""
+    if wanted != "auto":
+        return LogFormat(wanted)
+    if stream and stream.isatty():
+        return LogFormat.CONSOLE
+    return LogFormat.JOURNALD if is_journal(stream, environ) else LogFormat.JSON
 
 
 def configure(
@@ -69,24 +74,23 @@ def configure(
     now: Callable[[], str],
     bound: Mapping[str, Any],
     stream: TextIO | None = None,
-) -> LineWriter:
+) -> LineWriter[Any]:
     """Set structlog up; returns the writer, to be flushed at the end.
 
-    `bound` goes into every JSON line (service, host, pid).
+    `bound` goes into every line but a console's (service, host, pid); `stream` gets none of the
+    journal's.
     """
-    out = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115  for ever
+    outlet, render = _output(format, stream)
 
     def stamp(_logger: object, method: str, event: EventDict) -> EventDict:
         message = event.pop("event")
         return {"timestamp": now(), "level": method, "message": message, **bound, **event}
 
-    render: Callable[..., str] = _json if format is LogFormat.JSON else Console(out).render
-
-    def dropped(count: int) -> str:
-        message = f"{count} log lines were dropped: nobody read them"
+    def dropped(count: int) -> str | bytes:
+        message = f"{count} log lines were dropped: they could not be written"
         return render(None, "warning", stamp(None, "warning", {"event": message}))
 
-    writer = LineWriter(out, dropped)
+    writer = LineWriter(outlet, dropped)
     structlog.configure(
         processors=[
             level.drop_below,
@@ -102,6 +106,21 @@ def configure(
     return writer
 
 
+def _output(
+    format: LogFormat,  # noqa: A002
+    stream: TextIO | None,
+) -> tuple[Outlet[Any], Callable[..., str | bytes]]:
+    """Return where lines go, and the processor that makes them what is taken there."""
+    if format is LogFormat.JOURNALD:
+        return Journal(), _entry
+    out = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115  for ever
+    return Stream(out), _json if format is LogFormat.JSON else Console(out).render
+
+
+def _entry(_logger: object, _method: str, event: EventDict) -> bytes:
+    return entry(event)
+
+
 def _json(_logger: object, _method: str, event: EventDict) -> str:
     try:
         return _ENCODER.encode(event).decode()
@@ -115,7 +134,7 @@ _ENCODER = msgspec.json.Encoder(enc_hook=str)
 class _Logger:
     """What structlog calls: each level is a line. `exception` is none: `error` has `exc_info`."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[Any], None]) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = write
 
 

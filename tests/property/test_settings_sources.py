@@ -26,7 +26,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "failback.max_s": st.floats(60.0, 1000.0),
     "ray.discovery": st.lists(st.sampled_from(["raylet", "file", "dns"]), max_size=3),
     "ray.dns_name": st.sampled_from(["a:1", "b.c:6379"]),
-    "log.format": st.sampled_from(["auto", "console", "json"]),
+    "log.format": st.sampled_from(["auto", "console", "json", "journald"]),
     "log.level": st.sampled_from(["debug", "info", "warning", "error"]),
 }
 

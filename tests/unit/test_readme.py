@@ -1,5 +1,6 @@
 """The README: what is generated in it is as the code has it."""
 
+from castrayd.telemetry.journald import NAMESPACE
 from tests.support.readme import README, command, renewed
 
 
@@ -14,3 +15,8 @@ def test_commands_are_one_line_of_plain_pip() -> None:
     """The two commands that a newcomer copies."""
     assert command("run").endswith("castrayd run --allow-local-start")
     assert command("test").endswith(".venv/bin/pytest")
+
+
+def test_namespace_of_message_ids_is_told() -> None:
+    """Who computes a MESSAGE_ID by it finds what the journal has."""
+    assert f"`{NAMESPACE}`" in README.read_text()
