@@ -41,8 +41,9 @@ from castrayd.ledger import Ledger, Wish
 from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.session.guard import ray_temp_dir
-from castrayd.settings import Settings, changed, load
+from castrayd.settings import Settings, changed, load, shown
 from castrayd.supervisor.connection import Connection
+from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.documents import AttemptDocument, StandingWarning
 from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
@@ -54,7 +55,7 @@ from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.publisher import Publisher
 from castrayd.threads import READS
 
-__all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "run")
+__all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "doctor", "run")
 
 LOAD_AFTER_S: Final = 0.05
 FLUSH_S: Final = 1.0
@@ -102,6 +103,13 @@ def run(request: RunRequest) -> int:
         return _refuse(str(error), EXIT_CONFIG)
     except AlreadyRunningError as error:
         return _refuse(f"castrayd: {error}", EXIT_RUNNING)
+
+
+def doctor(request: RunRequest, socket_path: str) -> Doctor:
+    """Return a doctor with the settings that a daemon would have. Raises `SettingsError`."""
+    settings, _ = request.settings()
+    connection = _connection(request, settings)
+    return Doctor(lambda: connection, lambda: shown(settings), socket_path, Clock())
 
 
 def _refuse(message: str, code: int) -> int:
@@ -292,6 +300,12 @@ class _Daemon:
             log_level=self.level,
             version=VersionDocument(
                 castrayd.__version__, platform.python_version(), 1, _installed("ray")
+            ),
+            doctor=Doctor(
+                lambda: self.supervisor.connection,
+                lambda: shown(self.settings),
+                str(self.socket_path),
+                self.clock,
             ),
         )
 

@@ -18,7 +18,7 @@ from castrayd.core.candidates import AUTO, parse_address
 from castrayd.core.policy import BackoffPolicy, Checks, Deadlines, FailbackPolicy, Policy
 from castrayd.errors import AttachError, SettingsError, SettingsProblem
 
-__all__ = ("PREFIX", "Settings", "SettingsField", "changed", "fields", "load", "table")
+__all__ = ("PREFIX", "Settings", "SettingsField", "changed", "fields", "load", "shown", "table")
 
 PREFIX: Final = "CASTRAYD_"
 
@@ -442,6 +442,13 @@ def changed(old: Settings, new: Settings) -> tuple[tuple[str, ...], tuple[str, .
 def _value(settings: Settings, key: str) -> Any:  # noqa: ANN401  as the setting's type says
     section, _, name = key.partition(".")
     return getattr(getattr(settings, section), name)
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return them for a report; of `ray.env_vars`, which may hold secrets, the names alone."""
+    tree: dict[str, Any] = msgspec.to_builtins(settings)
+    tree["ray"]["env_vars"] = dict.fromkeys(settings.ray.env_vars, "(not shown)")
+    return tree
 
 
 def table() -> str:

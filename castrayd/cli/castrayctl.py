@@ -1,4 +1,4 @@
-"""`castrayctl`: ask the daemon, and tell it. Thin: every command is one request.
+"""`castrayctl`: ask the daemon, and tell it. Thin: nearly every command is one request.
 
 The entry point. It must start quickly, so it imports click and the standard library alone, and of
 ours only what does the same.
@@ -235,6 +235,34 @@ def events(session: Session, follow: bool, since: int, types: str | None) -> Non
         return
     if follow:
         fail(EXIT_NO_DAEMON, "the daemon has ended")
+
+
+@main.command()
+@click.argument("address", required=False)
+@click.option(
+    "--config",
+    metavar="FILE",
+    envvar="CASTRAYD_CONFIG",
+    help="Settings, where no daemon is there to ask.",
+)
+@click.option(
+    "--bundle", metavar="FILE", help="Write an archive for a bug report; holds no secret."
+)
+@asks
+def doctor(session: Session, address: str | None, config: str | None, bundle: str | None) -> None:
+    """Walk to every known cluster, or to ADDRESS, and look at this host; changes nothing.
+
+    Works without a daemon too. Exit 1 when anything has failed.
+    """
+    from castrayd.cli import doctor as command  # noqa: PLC0415  no other command needs it
+
+    aim = command.checked(address)
+    report = command.examined(session.client, aim, config)
+    session.show(report, command.lines)
+    if bundle:
+        command.write_bundle(session, report, bundle)
+    if not report["ok"]:
+        raise SystemExit(EXIT_FAILED)
 
 
 @main.group()

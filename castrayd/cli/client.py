@@ -52,16 +52,16 @@ class Client:
 
     path: str
 
-    def get(self, target: str) -> Any:  # noqa: ANN401  JSON
+    def get(self, target: str, within_s: float = ANSWER_S) -> Any:  # noqa: ANN401  JSON
         """GET a document."""
-        return self.ask("GET", target)
+        return self.ask("GET", target, within_s=within_s)
 
-    def ask(self, method: str, target: str, body: object = None) -> Any:  # noqa: ANN401  JSON
+    def ask(self, method: str, target: str, body: object = None, within_s: float = ANSWER_S) -> Any:  # noqa: ANN401  JSON
         """Make a request and return its document.
 
-        Raises `ApiRefusedError`, `NoDaemonError`, and TimeoutError after `ANSWER_S`.
+        Raises `ApiRefusedError`, `NoDaemonError`, and TimeoutError after `within_s`.
         """
-        with self._asked(method, target, body, monotonic() + ANSWER_S) as (_, file, headers):
+        with self._asked(method, target, body, monotonic() + within_s) as (_, file, headers):
             length = headers.get("content-length")
             return json.loads(file.read(int(length) if length else -1))
 

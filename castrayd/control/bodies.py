@@ -13,6 +13,7 @@ from castrayd.errors import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
 
 __all__ = (
+    "ADDRESS_SCHEMA",
     "AttemptList",
     "DesiredReply",
     "EmptyBody",
@@ -33,7 +34,7 @@ __all__ = (
 Reason: TypeAlias = Annotated[str, Meta(max_length=1024)]
 """Why somebody wants something: a sentence, for status and the log."""
 
-_ADDRESS = {"pattern": r"^[A-Za-z0-9._-]{1,253}:[1-9][0-9]{0,3}$", "examples": ["head:6379"]}
+ADDRESS_SCHEMA = {"pattern": r"^[A-Za-z0-9._-]{1,253}:[1-9][0-9]{0,3}$", "examples": ["head:6379"]}
 """For readers of openapi.json: `core.candidates.parse_address` takes more, and says more."""
 
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -42,7 +43,7 @@ Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 class ReconnectBody(Struct, forbid_unknown_fields=True):
     """POST /api/reconnect."""
 
-    address: Annotated[str, Meta(extra_json_schema=_ADDRESS)] | None = None
+    address: Annotated[str, Meta(extra_json_schema=ADDRESS_SCHEMA)] | None = None
     reason: Reason | None = None
 
 

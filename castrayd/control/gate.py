@@ -15,15 +15,14 @@ from aiohttp import web
 from castrayd.control.access import AccessPolicy, Peer, peer_of
 from castrayd.errors import ApiError, ApiErrorType
 
-__all__ = ("READS", "Gate", "may_aim", "who")
+__all__ = ("READS", "Gate", "may_aim", "rights", "who")
 
 log = structlog.get_logger("castrayd.control")
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing; RFC 9110 section 9.2.1."""
 
-_WHO: Final = "who"
-_AIMS: Final = "aims"
+_CALLER: Final = "caller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +45,13 @@ class Gate:
 
     def admit(self, request: web.Request) -> None:
         """Let a request pass. Raises `ApiError` (`forbidden`)."""
-        caller = self._caller(request.transport)
+        request[_CALLER] = caller = self._caller(request.transport)
         if request.method in READS:
             if not caller.reads:
                 raise _forbidden(caller.peer, "read")
             return
         if not caller.writes:
             raise _forbidden(caller.peer, "write")
-        request[_WHO] = f"uid {caller.peer.uid}"
-        request[_AIMS] = caller.aims
         _note(request, caller.peer)
 
     def has_asked(self, transport: BaseTransport) -> bool:
@@ -76,15 +73,22 @@ class Gate:
 
 
 def who(request: web.Request) -> str:
-    """Say who asks, as status and ledger name them; of an admitted write only."""
-    name: str = request[_WHO]
-    return name
+    """Say who asks, as status and ledger name them; of an admitted request only."""
+    caller: _Caller = request[_CALLER]
+    return f"uid {caller.peer.uid}"
 
 
 def may_aim(request: web.Request) -> bool:
-    """Whether who asks may name an address of its own; of an admitted write only."""
-    aims: bool = request[_AIMS]
-    return aims
+    """Whether who asks may write, and name an address of its own; of an admitted request only."""
+    caller: _Caller = request[_CALLER]
+    return caller.writes and caller.aims
+
+
+def rights(request: web.Request) -> tuple[str, ...]:
+    """Name what who asks may do here; of an admitted request only."""
+    caller: _Caller = request[_CALLER]
+    held = {"read": caller.reads, "write": caller.writes, "name an address": may_aim(request)}
+    return tuple(right for right, has in held.items() if has)
 
 
 def _note(request: web.Request, peer: Peer) -> None:

@@ -12,6 +12,7 @@ import msgspec
 import castrayd
 from castrayd.control import bodies
 from castrayd.errors import ApiErrorType
+from castrayd.supervisor.doctor import DoctorReport
 from castrayd.supervisor.documents import AttemptDocument, Status
 
 __all__ = ("MAX_LIMIT", "MAX_SEQ", "document")
@@ -55,6 +56,11 @@ def _whole(low: int, high: int) -> Schema:
 _SWITCH: Final = {"type": "string", "enum": ["true", "false", "1", "0", ""]}
 _VERBOSE: Final = _query("verbose", _SWITCH, "List the checks.")
 _LIMIT: Final = _query("limit", _whole(1, MAX_LIMIT), "How many; 50 without it.")
+_ADDRESS: Final = _query(
+    "address",
+    {"type": "string", **bodies.ADDRESS_SCHEMA},
+    "Look at this one alone; needs the right to name an address.",
+)
 _ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _EVENTS: Final = (
     _query("since", _whole(0, MAX_SEQ), "Replay what came after this `seq`."),
@@ -119,6 +125,12 @@ _ROUTES: Final = (
         "What happened, one JSON document a line; the first line is a snapshot.",
         None,
         parameters=_EVENTS,
+    ),
+    _Route(
+        "/api/doctor",
+        "Walk to every known cluster now, step by step, and look at the host; changes nothing.",
+        DoctorReport,
+        parameters=(_ADDRESS,),
     ),
     _Route("/api/cluster/nodes", "The cluster's nodes.", bodies.NodeList, errors=(503,)),
     _Route("/api/log-level", "The log level in force.", bodies.LogLevelBody),

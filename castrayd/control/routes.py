@@ -25,7 +25,7 @@ from castrayd.control.bodies import (
     VersionDocument,
     encode,
 )
-from castrayd.control.gate import may_aim, who
+from castrayd.control.gate import may_aim, rights, who
 from castrayd.control.limits import RateLimit
 from castrayd.control.openapi import MAX_LIMIT, MAX_SEQ, document
 from castrayd.control.parsing import address, body, flag, integer, names, query
@@ -33,6 +33,7 @@ from castrayd.control.rendered import RenderedStatus
 from castrayd.control.stream import EventStreams
 from castrayd.core.states import Desired, State
 from castrayd.errors import ApiError, ApiErrorType, SettingsError
+from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.service import AttachmentService
 from castrayd.supervisor.supervisor import ClosedError
 from castrayd.telemetry.logs import LogLevel
@@ -56,6 +57,7 @@ class Control:
     """Raises `SettingsError` and then has changed nothing."""
     log_level: LogLevel
     version: VersionDocument
+    doctor: Doctor
 
 
 class Routes:
@@ -79,6 +81,7 @@ class Routes:
             ("/api/attempts", self.attempts),
             ("/api/attempts/{id}", self.attempt),
             ("/api/events", self.events),
+            ("/api/doctor", self.doctor),
             ("/api/cluster/nodes", self.nodes),
             ("/api/log-level", self.log_level),
             ("/api/version", self.version),
@@ -175,6 +178,15 @@ class Routes:
         since = integer(values, "since", None, low=0, high=MAX_SEQ)
         types, follow = names(values, "types"), flag(values, "follow")
         return await self._streams.serve(request, since, types, follow=follow)
+
+    async def doctor(self, request: web.Request) -> web.Response:
+        aim = address(query(request, "address").get("address"))
+        if aim is not None:
+            if not may_aim(request):
+                raise _not_to_be_aimed()
+            message = f"{who(request)} has the doctor look at {aim}"
+            log.info(message)
+        return _reply(await self._control.doctor.examine(aim, rights(request)))
 
     async def nodes(self, request: web.Request) -> web.Response:
         query(request)

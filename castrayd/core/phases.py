@@ -22,11 +22,13 @@ class PhaseClock:
         self._now = now
         self.durations: dict[Phase, float] = {}
         """Seconds per phase, in the order of first entry; a phase not reached is absent."""
+        self.last: Phase | None = None
+        """The phase entered last: of what failed, the one that it failed in."""
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Time the body as `phase`, however it ends."""
-        started = self._now()
+        started, self.last = self._now(), phase
         try:
             yield
         finally:

@@ -4,7 +4,7 @@ By Ray Client it is shorter: the server tells neither version nor cluster before
 joined, and no raylet is needed here.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import anyio
@@ -23,7 +23,10 @@ from castrayd.probe.tcp import connect
 from castrayd.probe.trust import is_trusted, listener_uids
 from castrayd.threads import READS
 
-__all__ = ("Climb", "climb", "peer_of")
+__all__ = ("Climb", "Tell", "climb", "peer_of")
+
+Tell = Callable[[Phase, Mapping[str, str | None]], None]
+"""Is told what is seen on a rung as soon as it is, by name; None for what the peer keeps back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class Climb:
     """None by Ray Client."""
 
 
+def _nobody(_phase: Phase, _seen: Mapping[str, str | None]) -> None:
+    """Drop it: an attempt shows what it saw by its outcome."""
+
+
 async def climb(  # noqa: PLR0913  what to climb, with what, and how
     address: Address,
     *,
@@ -44,18 +51,21 @@ async def climb(  # noqa: PLR0913  what to climb, with what, and how
     credentials: Credentials,
     expect: Callable[[], Awaitable[str | None]],
     hearsay: bool = False,
+    tell: Tell = _nobody,
 ) -> Climb:
     """Walk resolve, tcp, health, identity and local_node, each under its deadline.
 
     `expect` tells the Ray version of the session's interpreter, None where it is not known; its
     time is that of the identity. What is known by `hearsay` is shown no token before a raylet of
-    ours vouches for it. Raises `AttachError` of the rung that broke; leaves no channel
-    open.
+    ours vouches for it. `tell` hears of what is seen, also on a rung that breaks. Raises
+    `AttachError` of that rung; leaves no channel open.
     """
     with clock.phase(Phase.RESOLVE):
         endpoints = await resolve(address, timeout_s=deadlines.resolve_s)
+        tell(Phase.RESOLVE, {"addresses": ", ".join(one.target for one in endpoints)})
     with clock.phase(Phase.TCP):
         endpoint = await connect(endpoints, timeout_s=deadlines.tcp_s)
+        tell(Phase.TCP, {"connected_to": endpoint.target})
     peer = peer_of(address.mode, endpoint, credentials)
     try:
         with clock.phase(Phase.HEALTH):
@@ -71,14 +81,19 @@ async def climb(  # noqa: PLR0913  what to climb, with what, and how
             return Climb(endpoint, Identity(None, None), None)
         with clock.phase(Phase.IDENTITY):
             identity = await peer.identity(deadlines.identity_s)
+            told = {"cluster_id": identity.cluster_id, "ray_there": identity.ray_version}
+            tell(Phase.IDENTITY, told)
             with anyio.move_on_after(deadlines.identity_s):
-                _same_version(identity, await expect())
+                here = await expect()
+                tell(Phase.IDENTITY, {"ray_here": here})
+                _same_version(identity, here)
     finally:
         await peer.close()
     with clock.phase(Phase.LOCAL_NODE):
         node = await find_local_node(
             identity.cluster_id, endpoint.target, timeout_s=deadlines.local_node_s
         )
+        tell(Phase.LOCAL_NODE, {"raylet_pid": str(node.pid), "socket": node.socket})
     return Climb(endpoint, identity, node)
 
 

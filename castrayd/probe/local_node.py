@@ -17,7 +17,16 @@ from castrayd.errors import AttachError, ErrorType, Fault, Phase
 from castrayd.probe.trust import is_trusted
 from castrayd.threads import READS
 
-__all__ = ("LocalNode", "Raylet", "find_local_node", "is_own", "raylets", "scan", "usable")
+__all__ = (
+    "LocalNode",
+    "Raylet",
+    "find_local_node",
+    "is_own",
+    "raylets",
+    "scan",
+    "try_socket",
+    "usable",
+)
 
 POLL_S: Final = 0.1
 """A fresh head's raylet comes about two seconds after its GCS."""
@@ -146,7 +155,7 @@ def usable(seen: list[Raylet], cluster_id: str | None, gcs_address: str) -> Loca
     for raylet in seen:
         if not _matches(raylet, cluster_id, gcs_address):
             continue
-        verdict = _try_socket(raylet)
+        verdict = try_socket(raylet)
         if verdict is None:
             return LocalNode(raylet.pid, raylet.node_id, raylet.socket, raylet.cluster_id)
         if verdict is PermissionError:
@@ -183,8 +192,10 @@ def is_own(host: str) -> bool:
     return True
 
 
-def _try_socket(raylet: Raylet) -> type[OSError] | None:
+def try_socket(raylet: Raylet) -> type[OSError] | None:
     """Connect as the driver will: one that starts refuses, one of another user forbids.
+
+    Returns the kind of error, None for none.
 
     A process that names a socket of somebody else's is none: the kernel says who listens.
     """

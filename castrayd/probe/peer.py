@@ -143,7 +143,8 @@ class Peer:
             kind, said = words.kind, words.text
         elif kind is ErrorType.HEALTH_TIMEOUT:
             said = "does not answer in time"
-        return Fault.of(kind, Phase.HEALTH, f"{where}: {said}", code=code)
+        hint = _CLIENT_HINT if code == "UNIMPLEMENTED" else None
+        return Fault.of(kind, Phase.HEALTH, f"{where}: {said}", code=code, hint=hint)
 
     async def identity(self, timeout_s: float) -> Identity:
         """Ask for Ray's version and the cluster's id, both at once; silence is unknown too.
@@ -251,6 +252,11 @@ def _details(error: Any) -> str:  # noqa: ANN401  grpc is untyped
     """What the peer says, for people to read: without what a terminal would obey."""
     return "".join(c if c.isprintable() else " " for c in error.details() or "")
 
+
+_CLIENT_HINT: Final = (
+    "Use the GCS port (6379 by default); a Ray Client port (10001) is written ray://HOST:PORT."
+)
+"""For what speaks gRPC and knows no health protocol: most often the Ray Client server."""
 
 _HEALTH_CODES: Final = MappingProxyType(
     {

@@ -22,7 +22,7 @@ from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.trial import Attached, Sessions, Trial, deadline
 from castrayd.telemetry.clock import Clock
 
-__all__ = ("Attempt",)
+__all__ = ("OVERRUN", "PROBES_AT_ONCE", "Attempt")
 
 PROBES_AT_ONCE = 8
 """More candidates than this wait for their turn to be probed."""
@@ -186,7 +186,7 @@ class Attempt:
         cut, phase = self._under_way()
         seconds = self._connection.deadlines.attempt_s
         message = f"the attempt as a whole took longer than {seconds} s"
-        fault = Fault.of(_OVERRUN.get(phase, ErrorType.INIT_TIMEOUT), phase, message)
+        fault = Fault.of(OVERRUN.get(phase, ErrorType.INIT_TIMEOUT), phase, message)
         if cut is not None:
             self._decided, cut.fault = cut, fault
         return fault
@@ -244,7 +244,7 @@ def _is_wanted(trial: Trial) -> bool:
 _BEFORE_A_HEAD = frozenset({Phase.DISCOVER, Phase.RESOLVE, Phase.TCP, Phase.HEALTH})
 
 
-_OVERRUN = {
+OVERRUN = {
     Phase.DISCOVER: ErrorType.NO_CLUSTER_FOUND,
     Phase.RESOLVE: ErrorType.DNS_TIMEOUT,
     Phase.TCP: ErrorType.TCP_TIMEOUT,

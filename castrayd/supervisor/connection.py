@@ -24,6 +24,8 @@ class Token:
     value: str | None = field(repr=False)
     source: str
     """Where it was found, and what preferred place could not be read."""
+    path: str | None = field(default=None, compare=False)
+    """The file that it was read from; None where it was in none."""
 
 
 NO_TOKEN: Final = Token(None, "no token was looked for")
@@ -119,22 +121,25 @@ def find_token(token_file: str | None, environ: Mapping[str, str]) -> Token:
     if token_file:
         value, why = _read(token_file)
         if value:
-            return Token(value, "ray.token_file")
+            return Token(value, "ray.token_file", token_file)
         trouble = f"; ray.token_file: {why}"
-    for source, value in _elsewhere(environ):
+    for source, value, path in _elsewhere(environ):
         if value:
-            return Token(value, source + trouble)
+            return Token(value, source + trouble, path)
     return Token(None, "none was found" + trouble)
 
 
-def _elsewhere(environ: Mapping[str, str]) -> Iterator[tuple[str, str | None]]:
+def _elsewhere(environ: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield where it may be, what is there, and the file of it."""
     if credentials := environ.get("CREDENTIALS_DIRECTORY"):
-        yield "credential:ray-token", _read(f"{credentials}/ray-token")[0]
-    yield "env:RAY_AUTH_TOKEN", environ.get("RAY_AUTH_TOKEN", "").strip()
+        credential = f"{credentials}/ray-token"
+        yield "credential:ray-token", _read(credential)[0], credential
+    yield "env:RAY_AUTH_TOKEN", environ.get("RAY_AUTH_TOKEN", "").strip(), None
     if path := environ.get("RAY_AUTH_TOKEN_PATH"):
-        yield "env:RAY_AUTH_TOKEN_PATH", _read(path)[0]
+        yield "env:RAY_AUTH_TOKEN_PATH", _read(path)[0], path
     if home := environ.get("HOME"):
-        yield "file:~/.ray/auth_token", _read(f"{home}/.ray/auth_token")[0]
+        default = f"{home}/.ray/auth_token"
+        yield "file:~/.ray/auth_token", _read(default)[0], default
 
 
 def _read(path: str) -> tuple[str | None, str]:

@@ -9,11 +9,11 @@ from castrayd.core.states import Mode
 from castrayd.session.launch import LaunchSpec, launch_spec
 from castrayd.session.session import NodesPush, Session, SessionLine
 from castrayd.session.standby import Standby
-from castrayd.session.versions import interpreter_versions
+from castrayd.session.versions import Versions, interpreter_versions
 from castrayd.supervisor.connection import NO_TOKEN, Connection, Token
 from castrayd.threads import READS
 
-__all__ = ("SessionPool",)
+__all__ = ("SessionPool", "session_versions")
 
 log = structlog.get_logger("castrayd.session")
 
@@ -57,8 +57,7 @@ class SessionPool:
 
     async def ray_version(self, connection: Connection) -> str | None:
         """Return the Ray version of the session's interpreter; None where it cannot be told."""
-        spec = await READS.run(lambda: _spec(connection, NO_TOKEN, Mode.DRIVER))
-        return (await interpreter_versions(spec)).ray
+        return (await session_versions(connection)).ray
 
     def keep_warm(self, connection: Connection) -> None:
         """See to it that a session for the next attempt stands by, soon; never waits."""
@@ -79,6 +78,12 @@ class SessionPool:
         """End the session that stands by."""
         self._wanted = False
         await self._standby.drop()
+
+
+async def session_versions(connection: Connection) -> Versions:
+    """Tell Python's and Ray's versions of the session's interpreter; starts no session."""
+    spec = await READS.run(lambda: _spec(connection, NO_TOKEN, Mode.DRIVER))
+    return await interpreter_versions(spec)
 
 
 def _spec(connection: Connection, token: Token, mode: Mode) -> LaunchSpec:

@@ -57,7 +57,7 @@ def _conforms(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/api/status", "/api/health/live", "/api/health/ready", "/api/attempts", "/api/version",
-     "/api/log-level", "/api/cluster/nodes"],
+     "/api/log-level", "/api/cluster/nodes", "/api/doctor"],
 )  # fmt: skip
 async def test_reply_is_as_described(path: str) -> None:
     """The document that comes conforms to the schema given for its status."""

@@ -73,7 +73,7 @@ def test_usable_raylet_is_preferred_to_a_forbidden_one(
     """One raylet of another user does not hide our own of the same cluster."""
     theirs = replace(raylet, pid=2, socket="/theirs")
     verdicts = {theirs: PermissionError, raylet: None}
-    monkeypatch.setattr("castrayd.probe.local_node._try_socket", verdicts.__getitem__)
+    monkeypatch.setattr("castrayd.probe.local_node.try_socket", verdicts.__getitem__)
 
     node = usable([theirs, raylet], OURS, "")
     assert node is not None

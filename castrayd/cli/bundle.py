@@ -1,0 +1,70 @@
+"""The archive that `castrayctl doctor --bundle` writes for a bug report: documents, and no secret.
+
+Each member is a document of the API, made without the token and without the values of
+`ray.env_vars`. What a session or a peer has said may repeat a token, so it is looked for once
+more. Imported by `doctor` alone.
+"""
+
+import io
+import json
+import os
+import tarfile
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from castrayd import __version__
+from castrayd.cli.client import ApiRefusedError, Client, NoDaemonError
+
+__all__ = ("pack", "read_all")
+
+FOLDER: Final = "castray-bundle"
+_ASKED: Final = {
+    "status": "/api/status",
+    "attempts": "/api/attempts?limit=1000",
+    "version": "/api/version",
+}
+
+
+def read_all(client: Client, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Gather what the daemon tells beside the report; without one, what the report knows."""
+    members: dict[str, Any] = {"settings": report["settings"]}
+    try:
+        for name, target in _ASKED.items():
+            members[name] = client.get(target)
+        members["events"] = list(client.stream("/api/events?since=0"))
+    except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
+        members["daemon"] = f"no answer: {error}"
+    versions = {"doctor": report["versions"], "daemon": members.pop("version", None)}
+    members["versions"] = {"castrayctl": __version__, **versions}
+    return members
+
+
+def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
+    """Write a .tar.gz that its owner alone may read, without `token`.
+
+    Raises OSError, also where there is such a file already.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with (
+            os.fdopen(descriptor, "wb") as file,
+            tarfile.open(fileobj=file, mode="w:gz") as archive,
+        ):
+            for name, document in members.items():
+                _add(archive, name, _text(document, token))
+    except OSError:
+        os.unlink(path)  # noqa: PTH108  half an archive is none
+        raise
+
+
+def _text(document: object, token: str | None) -> str:
+    text = json.dumps(document, ensure_ascii=False, indent=1)
+    return text.replace(token, "(token)") if token else text
+
+
+def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
+    data = text.encode(errors="replace")
+    entry = tarfile.TarInfo(f"{FOLDER}/{name}.json")
+    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())  # noqa: TID251
+    archive.addfile(entry, io.BytesIO(data))
