@@ -207,8 +207,10 @@ def _planted_raylet(address: str, folder: Path) -> "subprocess.Popen[bytes]":
 _TAKEN_OVER = """
 import asyncio, os, sys
 from tests.support.fake_head import fake_head
-os.setgroups([]); os.setuid(65534)
 async def serve():
+    async with fake_head():
+        pass  # what gRPC loads late is loaded: a checkout may be ours alone to read
+    os.setgroups([]); os.setuid(65534)
     async with fake_head(token="x", heard=lambda text: print("heard", text, flush=True)) as address:
         print(address, flush=True)
         await asyncio.sleep(60)
