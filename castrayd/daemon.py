@@ -27,10 +27,10 @@ import structlog
 
 import castrayd
 from castrayd.control.access import AccessPolicy
-from castrayd.control.app import Control, serve
+from castrayd.control.app import Control, serve, serve_open
 from castrayd.control.bodies import ReloadReply, VersionDocument
 from castrayd.control.paths import default_socket_path
-from castrayd.control.socket import claim
+from castrayd.control.socket import claim, loopback
 from castrayd.core import events as e
 from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
@@ -49,9 +49,11 @@ from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.exposition import exposition
 from castrayd.telemetry.facts import ConfigReloaded
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
+from castrayd.telemetry.metrics import Metrics
 from castrayd.telemetry.publisher import Publisher
 from castrayd.threads import READS
 
@@ -121,10 +123,10 @@ def _refuse(message: str, code: int) -> int:
 async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> int:
     """Claim the socket before anything of another daemon's could be touched."""
     path = _socket_path(request, settings)
-    with claim(path) as listener:
+    with claim(path) as listener, loopback(settings.metrics.listen) as scraped:
         daemon = _Daemon(request, settings, warnings, path)
         try:
-            return await daemon.run(listener)
+            return await daemon.run(listener, scraped)
         finally:
             daemon.close()
 
@@ -149,7 +151,13 @@ class _Daemon:
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
         self.history = History(self.ledger)
         events.restore(self.history.events())
-        self.publisher = Publisher(events, self.clock, self.history.keep)
+        self.metrics = Metrics()
+        self.publisher = Publisher(
+            events,
+            self.clock,
+            lambda item, _fact: self.history.keep(item),
+            lambda _item, fact: self.metrics.observe(fact),
+        )
         wish = self.ledger.wish()
         self.supervisor = Supervisor(
             _connection(request, settings),
@@ -177,11 +185,11 @@ class _Daemon:
     async def _store_wish(self, wish: Wish) -> None:
         await READS.run(lambda: self.ledger.store_wish(wish))
 
-    async def run(self, listener: socket.socket) -> int:
+    async def run(self, listener: socket.socket, scraped: socket.socket | None) -> int:
         """Serve, and return the process's exit code."""
         asyncio.get_running_loop().set_exception_handler(_loop_trouble)
         try:
-            await self.serve(listener)
+            await self.serve(listener, scraped)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it has been obeyed
         except Exception as error:
             log.critical("castrayd ends: this is a bug, please report it", exc_info=error)
@@ -198,10 +206,13 @@ class _Daemon:
         self.ledger.close()
         self._log_writer.flush(FLUSH_S)
 
-    async def serve(self, listener: socket.socket) -> None:
+    async def serve(self, listener: socket.socket, scraped: socket.socket | None) -> None:
         """Serve until a signal says stop; nothing is left when it returns."""
         async with _signals() as signals, anyio.create_task_group() as tasks:
-            await tasks.start(serve, self._control(), listener)
+            control = self._control()
+            await tasks.start(serve, control, listener)
+            if scraped is not None:
+                tasks.start_soon(serve_open, control, scraped, name="metrics")
             self._greet()
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
@@ -298,6 +309,7 @@ class _Daemon:
             access=self._access,
             reload=self.reload,
             log_level=self.level,
+            metrics=lambda: exposition(self.metrics, self.service.standing(self.history.dropped)),
             version=VersionDocument(
                 castrayd.__version__, platform.python_version(), 1, _installed("ray")
             ),

@@ -39,6 +39,8 @@ class History:
         self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING)
         self._failing = False
+        self.dropped = 0
+        """Events that found no room, or could not be written."""
         self._thread = threading.Thread(target=self._run, name="castrayd-history", daemon=True)
         self._thread.start()
 
@@ -47,7 +49,7 @@ class History:
         try:
             self._waiting.put_nowait(item)
         except queue.Full:
-            return  # a disk that hangs: the stream and the log have it
+            self.dropped += 1  # a disk that hangs: the stream and the log have it
 
     def events(self) -> list[dict[str, Any]]:
         """Return the last events of earlier lives, the oldest first."""
@@ -95,6 +97,7 @@ class History:
             self._ledger.store_events(rows)
             self._failing = False
         except sqlite3.Error as error:
+            self.dropped += len(rows)
             if not self._failing:
                 log.warning("the history of events cannot be written", reason=str(error))
             self._failing = True

@@ -188,6 +188,15 @@ class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = "info"
 
 
+class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[metrics]: for Prometheus."""
+
+    listen: Annotated[
+        str | None,
+        Meta(description="`127.0.0.1:port` that serves `/metrics` and health; default: none"),
+    ] = None
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All settings, by section."""
 
@@ -201,6 +210,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     deadlines: DeadlineSettings = DeadlineSettings()
     casting: CastingSettings = CastingSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     def policy(self) -> Policy:
         """Return what the core needs of them."""
@@ -220,7 +230,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 _RESTART: Final = frozenset(
     {"control.socket", "control.write_groups", "control.read_groups", "control.own_uid_writes",
-     "daemon.state_dir", "log.format"}
+     "daemon.state_dir", "log.format", "metrics.listen"}
 )  # fmt: skip
 """Keys that a reload reads and does not apply."""
 

@@ -27,7 +27,7 @@ from castrayd.control.stream import EventStreams
 from castrayd.control.stuck import cut_stuck
 from castrayd.errors import API_STATUS, ApiError, ApiErrorType, described
 
-__all__ = ("Control", "make_app", "serve")
+__all__ = ("Control", "make_app", "serve", "serve_open")
 
 log = structlog.get_logger("castrayd.control")
 
@@ -69,6 +69,47 @@ def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic)
     Routes(control, limit, status, streams).add_to(app.router, guarded)
     app.router.add_route("*", ELSEWHERE, guarded(_elsewhere), expect_handler=_expect_nothing)
     return app
+
+
+def _open(handler: Handler) -> Handler:
+    """Let anybody pass: of a listener whose routes change nothing and tell no secret."""
+
+    async def guard(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001  as above
+            return _refusal(request, error)
+
+    return guard
+
+
+async def serve_open(control: Control, listener: socket) -> None:
+    """Serve metrics and health, and nothing else, on a loopback socket until cancelled."""
+    app = web.Application(client_max_size=0)
+    nothing = RateLimit(1, 1.0, monotonic)
+    status, streams = RenderedStatus(control.service, monotonic), EventStreams(control.service)
+    Routes(control, nothing, status, streams).add_open_to(app.router, _open)
+    app.router.add_route("*", ELSEWHERE, _open(_elsewhere))
+    runner = _runner(app)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        await cut_stuck(lambda: _transports(runner), lambda _transport: True)
+    finally:
+        with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
+            await runner.cleanup()
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,  # nobody needs it, and a small body could become a huge one
+        handle_signals=False,
+        keepalive_timeout=IDLE_S,
+        logger=_ServerLog(),
+        shutdown_timeout=STOP_S,
+    )
 
 
 async def _expect_nothing(_request: web.Request) -> None:
@@ -153,15 +194,7 @@ async def serve(
     Cancellation ends followers' streams, gives other requests `STOP_S` and closes the listener.
     """
     gate = Gate(control.access)
-    runner = web.AppRunner(
-        make_app(control, gate),
-        access_log=None,
-        auto_decompress=False,  # nobody needs it, and a small body could become a huge one
-        handle_signals=False,
-        keepalive_timeout=IDLE_S,
-        logger=_ServerLog(),
-        shutdown_timeout=STOP_S,
-    )
+    runner = _runner(make_app(control, gate))
     await runner.setup()
     try:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()

@@ -41,6 +41,8 @@ class _Route:
     body: Any = None
     parameters: tuple[Schema, ...] = ()
     errors: tuple[int, ...] = ()
+    media: str = _NDJSON
+    """Of a good reply that is no JSON document."""
     not_ready: Any = None
     """The type of a documented 503 that is no refusal."""
 
@@ -132,6 +134,7 @@ _ROUTES: Final = (
         DoctorReport,
         parameters=(_ADDRESS,),
     ),
+    _Route("/metrics", "For Prometheus.", None, media="text/plain"),
     _Route("/api/cluster/nodes", "The cluster's nodes.", bodies.NodeList, errors=(503,)),
     _Route("/api/log-level", "The log level in force.", bodies.LogLevelBody),
     _Route(
@@ -184,7 +187,7 @@ def _responses(route: _Route, schemas: dict[Any, Schema]) -> Schema:
     codes = {400, 403, *route.errors} | ({413} if route.body else set())
     refused = {_JSON: {"schema": schemas[bodies.ErrorReply]}}
     responses = {str(code): _response("refused", refused) for code in sorted(codes)}
-    good = {_JSON: {"schema": schemas[route.ok]}} if route.ok else {_NDJSON: {"schema": _LINE}}
+    good = {_JSON: {"schema": schemas[route.ok]}} if route.ok else {route.media: {"schema": _LINE}}
     responses[str(route.status)] = _response("done", good)
     if route.not_ready is not None:
         content = {_JSON: {"schema": schemas[route.not_ready]}}
@@ -192,7 +195,10 @@ def _responses(route: _Route, schemas: dict[Any, Schema]) -> Schema:
     return responses
 
 
-_LINE: Final = {"type": "string", "description": "Lines of JSON: seq, at, name and more."}
+_LINE: Final = {
+    "type": "string",
+    "description": "Lines of JSON (seq, at, name, ...), or of text.",
+}
 
 
 def _response(description: str, content: Schema) -> Schema:

@@ -36,7 +36,9 @@ from castrayd.errors import ApiError, ApiErrorType, SettingsError
 from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.service import AttachmentService
 from castrayd.supervisor.supervisor import ClosedError
+from castrayd.telemetry.exposition import CONTENT_TYPE, load_prometheus
 from castrayd.telemetry.logs import LogLevel
+from castrayd.threads import READS
 
 __all__ = ("Control", "Handler", "Routes")
 
@@ -56,6 +58,8 @@ class Control:
     reload: Callable[[], Awaitable[ReloadReply]]
     """Raises `SettingsError` and then has changed nothing."""
     log_level: LogLevel
+    metrics: Callable[[], bytes]
+    """In the text format of Prometheus, once its library is loaded."""
     version: VersionDocument
     doctor: Doctor
 
@@ -74,10 +78,9 @@ class Routes:
 
     def add_to(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
         """Register every route, each behind its guard; openapi.json documents exactly these."""
+        self.add_open_to(router, guarded)
         for path, handler in (
             ("/api/status", self.status),
-            ("/api/health/live", self.live),
-            ("/api/health/ready", self.ready),
             ("/api/attempts", self.attempts),
             ("/api/attempts/{id}", self.attempt),
             ("/api/events", self.events),
@@ -97,6 +100,21 @@ class Routes:
         ):
             router.add_post(path, guarded(handler), expect_handler=_expect)
         router.add_put("/api/log-level", guarded(self.set_log_level), expect_handler=_expect)
+
+    def add_open_to(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
+        """Register the routes that a monitoring system asks, whoever it is."""
+        for path, handler in (
+            ("/metrics", self.metrics),
+            ("/api/health/live", self.live),
+            ("/api/health/ready", self.ready),
+        ):
+            router.add_get(path, guarded(handler), allow_head=False, expect_handler=_expect)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        query(request)
+        await READS.run(load_prometheus)
+        headers = {"Content-Type": CONTENT_TYPE}
+        return web.Response(body=self._control.metrics(), headers=headers)
 
     async def status(self, request: web.Request) -> web.Response:
         query(request)

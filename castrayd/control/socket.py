@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ from castrayd.control.door import Door
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.lockfile import hold
 
-__all__ = ("BACKLOG", "claim")
+__all__ = ("BACKLOG", "claim", "loopback")
 
 MAX_PATH_BYTES: Final = 107
 """sun_path of unix(7), less the terminating zero."""
@@ -47,6 +48,34 @@ def claim(path: Path) -> Iterator[socket.socket]:
             _remove(path, ours)
     finally:
         os.close(lock)
+
+
+@contextmanager
+def loopback(text: str | None) -> Iterator[socket.socket | None]:
+    """Listen on `ip:port` of this host alone; None for None. Raises `SettingsError`."""
+    if text is None:
+        yield None
+        return
+    host, _, port = text.rpartition(":")
+    try:
+        _only_loopback(host.strip("[]"))
+        listener = socket.create_server(
+            (host.strip("[]"), int(port)),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            reuse_port=False,
+        )
+    except (OSError, ValueError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        problem = SettingsProblem("metrics.listen", f"{text!r}: {why}")
+        raise SettingsError(text, (problem,)) from error
+    with listener:
+        yield listener
+
+
+def _only_loopback(ip: str) -> None:
+    """Refuse what others than this host could ask. Raises ValueError."""
+    if not ip_address(ip).is_loopback:
+        raise ValueError("no loopback address")
 
 
 def _make_folder(folder: Path) -> None:

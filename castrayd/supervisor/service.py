@@ -26,6 +26,7 @@ from castrayd.supervisor.documents import (
 from castrayd.supervisor.supervisor import Step, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.metrics import Standing
 
 __all__ = ("AttachmentService", "Identity")
 
@@ -150,6 +151,28 @@ class AttachmentService:
             states=self._supervisor.times.document(),
             warnings=(*self.warnings, *self._state_warnings()),
         )
+
+    def standing(self, events_dropped: int) -> Standing:
+        """Return what the metrics show of it, as of now."""
+        snapshot, supervisor, attachment = self.snapshot, self._supervisor, self._attachment()
+        now_s = self._clock.monotonic()
+        connected_s = now_s if snapshot.state is State.CONNECTED else supervisor.connected_s
+        warnings = (*self.warnings, *self._state_warnings())
+        return Standing(
+            state=snapshot.state,
+            paused=snapshot.desired is Desired.PAUSED,
+            started=self._clock.wall_at(self._identity.started_s),
+            next_retry=self._wall(snapshot.retry_at_s),
+            last_connected=self._wall(connected_s),
+            last_contact=self._wall(supervisor.contact_s),
+            nodes_alive=attachment.alive if attachment else None,
+            nodes_dead=len(attachment.nodes) - attachment.alive if attachment else None,
+            warnings=[(one.code, one.severity) for one in warnings],
+            events_dropped=events_dropped,
+        )
+
+    def _wall(self, monotonic_s: float | None) -> float | None:
+        return None if monotonic_s is None else self._clock.wall_at(monotonic_s)
 
     def _daemon(self, now_s: float) -> DaemonDocument:
         identity = self._identity

@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from castrayd.core import events as e
 from castrayd.core.commands import Command, EndSession, Slot
 from castrayd.core.effects import abandon
+from castrayd.core.health import Check, CheckReport
 from castrayd.core.machine import step
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
@@ -101,6 +102,10 @@ class Supervisor:
         self._publisher = publisher
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
+        self.connected_s: float | None = None
+        """When it was connected last, where it is not now; None: never."""
+        self.contact_s: float | None = None
+        """When the GCS answered a check last; None: never."""
         self._lost_s: float | None = None
         """When there was a connection last; None where there never was one."""
         self._running: dict[Slot, _Running] = {}
@@ -173,6 +178,8 @@ class Supervisor:
             after, commands = step(before, letter.event, self.connection.policy)
         except Exception as error:  # noqa: BLE001  it is told, with its stack
             after, commands = self._survive(error)
+        if isinstance(letter.event, e.CheckReported) and letter.event.report == _GCS_ANSWERS:
+            self.contact_s = letter.event.at_s
         self.snapshot = after
         self._call_off(after)
         for command in commands:
@@ -233,6 +240,7 @@ class Supervisor:
             self._lost_s = self._now()
         if before.state is not after.state:
             self.times.enter(after.state)
+            self.connected_s = self._now() if before.state is State.CONNECTED else self.connected_s
             self._publisher.publish(
                 StateChanged(before.state, after.state, _trigger(after, event), after.reasons)
             )
@@ -266,6 +274,9 @@ class Supervisor:
 
     def _now(self) -> float:
         return self._clock.monotonic()
+
+
+_GCS_ANSWERS = CheckReport(Check.GCS, None)
 
 
 def _why(before: Snapshot, after: Snapshot) -> Fault | None:

@@ -25,7 +25,11 @@ class Clock:
         Computed from the present offset of the clocks, so that a step of the wall clock moves
         what is shown and never what is waited for.
         """
-        return _rfc3339(self.wall() + monotonic_s - self.monotonic())
+        return _rfc3339(self.wall_at(monotonic_s))
+
+    def wall_at(self, monotonic_s: float) -> float:
+        """The same in seconds since 1970."""
+        return self.wall() + monotonic_s - self.monotonic()
 
 
 def _rfc3339(seconds: float) -> str:

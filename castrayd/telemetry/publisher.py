@@ -18,8 +18,8 @@ __all__ = ("Publisher", "Sink")
 
 log = structlog.get_logger("castrayd")
 
-Sink: TypeAlias = Callable[[Item], None]
-"""Takes an event that has its number; must neither wait nor raise."""
+Sink: TypeAlias = Callable[[Item, Fact], None]
+"""Takes an event that has its number, and the fact that it tells; must neither wait nor raise."""
 
 
 class Publisher:
@@ -39,4 +39,4 @@ class Publisher:
         write: Callable[..., None] = getattr(log, line.level)
         write(line.message, **keys)
         for sink in self._sinks:
-            sink(item)
+            sink(item, fact)

@@ -192,15 +192,16 @@ async def test_no_session_is_spent_and_nothing_changed(head: RayHead) -> None:
     async with _patient("castrayd", address=head.address) as patient:
         before = await patient.daemon.wait_state("connected")
         processes = patient.daemon.children()
-        events = await patient.daemon.events()
+        states = await patient.daemon.states()
         report = await patient.report()
         after = await patient.daemon.status()
 
         assert report["ok"]
-        assert await patient.daemon.events() == events
-        assert patient.daemon.children() == processes
+        assert await patient.daemon.states() == states
+        assert patient.daemon.children().keys() <= processes.keys()
         assert report["candidates"][0]["source"] == "env:RAY_ADDRESS"
-        assert (after["state"], after["since"]) == ("connected", before["since"])
+        assert after["session"] == before["session"]
+        assert after["attempt"]["id"] == before["attempt"]["id"]
 
 
 @pytest.mark.ray
