@@ -101,7 +101,9 @@ async def test_candidates_are_tried_in_order(  # noqa: PLR0917
             *arguments, address=env, config=config, environ=environ
         ) as daemon:
             status = await daemon.wait_status(
-                "an attempt", lambda s: s["attempt"] and s["attempt"]["outcome"], 30
+                "an attempt, and what came of it",
+                lambda s: s["state"] != "discovering" and (s["attempt"] or {}).get("outcome"),
+                30,
             )
             assert tried == _tried(status)
             assert status["state"] == ("connected" if attached else "disconnected")
