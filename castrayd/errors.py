@@ -28,6 +28,7 @@ __all__ = (
     "SettingsError",
     "SettingsProblem",
     "described",
+    "redacted",
 )
 
 
@@ -354,6 +355,13 @@ class Fault:
 
 
 _REACHING: Final = frozenset({Phase.DISCOVER, Phase.RESOLVE, Phase.TCP, Phase.HEALTH})
+
+
+def redacted(text: str, *secrets: str | None) -> str:
+    """Take secrets out of what somebody else has said: a peer may send back what it was shown."""
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "[redacted]")
+    return text
 
 
 def described(error: BaseException) -> str:

@@ -165,6 +165,9 @@ def attempt_lines(attempt: Document) -> Iterator[str]:
         if tried["address"] is not None:
             yield f"  {style(tried['address'], 'bold')}  {tried['source']}"
         yield from _bars(tried)
+        for name, value in (tried.get("seen") or {}).items():
+            if value is not None:
+                yield f"    {style(name.replace('_', ' '), 'dim')} {value}"
         if fault := tried["error"]:
             yield f"    {style(fault['type'], 'red', 'bold')}: {fault['message']}"
             yield f"    → {fault['hint']}"

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import anyio
 
-from castrayd.errors import AttachError, ErrorType, Fault, Phase
+from castrayd.errors import AttachError, ErrorType, Fault, Phase, redacted
 from castrayd.probe.credentials import Credentials
 from castrayd.probe.greeting import first_words
 from castrayd.probe.grpc_library import grpc_aio, load_grpc
@@ -143,6 +143,7 @@ class Peer:
             kind, said = words.kind, words.text
         elif kind is ErrorType.HEALTH_TIMEOUT:
             said = "does not answer in time"
+        said = self._clean(said)
         hint = _CLIENT_HINT if code == "UNIMPLEMENTED" else None
         return Fault.of(kind, Phase.HEALTH, f"{where}: {said}", code=code, hint=hint)
 
@@ -199,8 +200,11 @@ class Peer:
     def _auth_fault(self, detail: str) -> Fault:
         kind = ErrorType.AUTH_REJECTED if self.credentials.token else ErrorType.AUTH_MISSING
         source = f" (token: {self.credentials.source})" if self.credentials.source else ""
-        message = f"{self.endpoint.target}: {detail}{source}"
+        message = f"{self.endpoint.target}: {self._clean(detail)}{source}"
         return Fault.of(kind, Phase.IDENTITY, message, code="UNAUTHENTICATED")
+
+    def _clean(self, said: str) -> str:
+        return redacted(said, self.credentials.token)
 
     async def watch(self, established: anyio.Event) -> str:
         """Follow the server's health until the stream breaks or says not serving; returns why.
@@ -221,7 +225,7 @@ class Peer:
         except grpc_aio().aio.AioRpcError as error:
             if error.code().name == "UNIMPLEMENTED":
                 await anyio.sleep_forever()
-            return f"{error.code().name}: {_details(error)}"
+            return self._clean(f"{error.code().name}: {_details(error)}")
         finally:
             call.cancel()
         return "the stream ended"

@@ -8,9 +8,13 @@ from typing import Final
 
 import anyio
 
+from castrayd.errors import redacted
+
 __all__ = ("Output", "SessionLine")
 
 LINE_BYTES: Final = 2048
+REST_BYTES: Final = 65536
+"""A line that does not end is cut here."""
 LINES_KEPT: Final = 20
 BURST_LINES: Final = 50
 LINES_PER_S: Final = 10.0
@@ -29,7 +33,10 @@ class SessionLine:
 class Output:
     """Reads the output pipes of one session."""
 
-    def __init__(self, session_id: str, tell: Callable[[SessionLine], None]) -> None:
+    def __init__(
+        self, session_id: str, tell: Callable[[SessionLine], None], secret: str | None = None
+    ) -> None:
+        self._secret = secret
         self._session_id = session_id
         self._tell = tell
         self._last: deque[str] = deque(maxlen=LINES_KEPT)
@@ -58,7 +65,7 @@ class Output:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 self._line(stream, line)
-            if len(rest) > LINE_BYTES:
+            if len(rest) > REST_BYTES:
                 self._line(stream, rest)
                 rest = b""
         self._line(stream, rest)
@@ -74,7 +81,7 @@ class Output:
             self._line(stream, line)
 
     def _line(self, stream: str, raw: bytes) -> None:
-        text = raw[:LINE_BYTES].decode(errors="replace").strip()
+        text = redacted(raw.decode(errors="replace"), self._secret).strip()[:LINE_BYTES]
         if not text or self.silent:
             return
         self._last.append(text)

@@ -19,12 +19,14 @@ from anyio.abc import TaskStatus
 from castrayd.core.candidates import Address
 from castrayd.core.cluster import ClusterFacts, Node
 from castrayd.core.states import Mode
-from castrayd.errors import AttachError, ErrorType, Fault, Phase, described
+from castrayd.errors import AttachError, ErrorType, Fault, Phase, described, redacted
+from castrayd.session.driver_log import driver_log
 from castrayd.session.guard import Guard, ray_temp_dir
 from castrayd.session.launch import LaunchSpec
 from castrayd.session.output import Output, SessionLine
 from castrayd.session.process import Child, describe_exit
 from castrayd.session.wire import PROTOCOL, Wire, WireError
+from castrayd.threads import READS
 
 __all__ = ("NodesPush", "Session", "SessionLine")
 
@@ -33,6 +35,8 @@ log = structlog.get_logger("castrayd.session")
 SHUTDOWN_S: Final = 3.0
 """A local cluster's clean shutdown takes 0.5-1.5 s; after this it is killed."""
 
+LOG_S: Final = 0.5
+"""What a look at a dead session's log may take: its end is news."""
 CLOSE_S: Final = 10.0
 """Far more than a kill and a guardian take; a bug there must not hold the daemon."""
 
@@ -67,8 +71,11 @@ class Session:
         self.ray = ""
         self.exit: Fault | None = None
         """Why the process ended by itself; None while it lives and after `close`."""
+        self.logs: str | None = None
+        """Ray's folder of logs on this host, once it is known."""
         self.on_nodes: Callable[[NodesPush], None] = lambda _push: None
-        self._output = Output(self.id, on_output)
+        self._token = spec.environ.get("RAY_AUTH_TOKEN")
+        self._output = Output(self.id, on_output, self._token)
         self._wire: Wire | None = None
         self._guard: Guard | None = None
         self._joined = False
@@ -162,9 +169,16 @@ class Session:
         for stream, descriptor in child.outputs:
             self._output.drain(stream, descriptor)
         code, text = describe_exit(status)
-        words = self._output.last_words()
-        message = f"session {self.pid} {text}" + (f"; it said: {words}" if words else "")
+        message = f"session {self.pid} {text}"
+        for source, words in (("it", self._output.last_words()), ("its log", await self._logged())):
+            message += f"; {source} said: {words}" if words else ""
         self._leave(Fault.of(ErrorType.SESSION_EXITED, Phase.ATTACHED, message, code=code))
+
+    async def _logged(self) -> str:
+        """Read what Ray's C++ wrote down before it ended the process without a word."""
+        with anyio.move_on_after(LOG_S):
+            return redacted(await READS.run(lambda: driver_log(self.logs, self.pid)), self._token)
+        return ""
 
     def _leave(self, fault: Fault) -> None:
         if self.exit is None and not self._stop.is_set():
@@ -259,7 +273,8 @@ class Session:
         if error is None:
             return answer["ok"]
         kind = ErrorType(error["type"])
-        raise AttachError(Fault.of(kind, phase, error["message"], code=error["code"]))
+        message = redacted(error["message"], self._token)
+        raise AttachError(Fault.of(kind, phase, message, code=error["code"]))
 
     def _unexpected(self, phase: Phase) -> Fault:
         """The session is gone: say how, as a fault of the phase that it was in."""

@@ -222,6 +222,7 @@ class Attempt:
             shown.candidate.text if shown else None,
             shown.candidate.source if shown else None,
             tuple(trial.document() for trial in self.trials),
+            dict(shown.seen) if shown else {},
         )
 
 

@@ -78,6 +78,9 @@ class CandidateDocument:
     phases: Mapping[str, float]
     """Seconds per phase; a phase not reached is absent, a failed one has its time to failure."""
     error: Fault | None
+    seen: Mapping[str, str | None] = field(default_factory=dict)
+    """By name: `addresses` that were resolved, the one `connected_to`, `cluster_id`, `ray_there`,
+    `ray_here`, `raylet_pid`, `socket`; None for what the peer did not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ class AttemptDocument:
     """Of the candidate that decided, or is under way."""
     source: str | None
     candidates: tuple[CandidateDocument, ...]
+    seen: Mapping[str, str | None] = field(default_factory=dict)
+    """That of the candidate that decided."""
 
 
 @dataclass(frozen=True, slots=True)

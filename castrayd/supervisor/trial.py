@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -58,6 +59,8 @@ class Trial:
         self.probed = anyio.Event()
         self.token = NO_TOKEN
         self.clock = PhaseClock(clock.monotonic)
+        self.seen: dict[str, str | None] = {}
+        """What the probes saw on the way."""
         self._connection = connection
         self._sessions = sessions
         self._climb: Climb | None = None
@@ -65,7 +68,8 @@ class Trial:
     def document(self) -> CandidateDocument:
         """Return the trial as it stands."""
         phases = {phase.value: seconds for phase, seconds in self.clock.durations.items()}
-        return CandidateDocument(self.candidate.text, self.candidate.source, phases, self.fault)
+        one = self.candidate
+        return CandidateDocument(one.text, one.source, phases, self.fault, dict(self.seen))
 
     async def probe(self) -> None:
         """Climb the ladder; a failure is noted in `fault`."""
@@ -87,6 +91,7 @@ class Trial:
             credentials=self._connection.credentials(self.token),
             expect=lambda: self._sessions.ray_version(self._connection),
             hearsay=self.candidate.hearsay,
+            tell=lambda _phase, seen: self.seen.update(seen),
         )
 
     def _address(self) -> Address:
@@ -129,6 +134,7 @@ class Trial:
     async def _attach(self, address: Address, session: Session) -> tuple[ClusterFacts, NodesPush]:
         limits = self._connection.deadlines
         local = address.mode is Mode.LOCAL
+        session.logs = self._logs()
         init_s = limits.client_init_s if address.mode is Mode.CLIENT else limits.init_s
         with self.clock.phase(Phase.INIT):
             facts = await session.attach(
@@ -141,6 +147,11 @@ class Trial:
             _same_cluster(self._climb, facts)
         with self.clock.phase(Phase.NODES):
             return facts, await session.nodes(limits.nodes_s)
+
+    def _logs(self) -> str | None:
+        """Where Ray logs on this host: beside the sockets of the raylet that is used."""
+        node = self._climb.local_node if self._climb else None
+        return str(Path(node.socket).parent.parent / "logs") if node else None
 
 
 @contextmanager

@@ -151,6 +151,7 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
     }
     if attempt.address is not None:
         keys |= {"server.address": attempt.address, "castray.address.source": attempt.source}
+    keys |= {key: attempt.seen[name] for name, key in _SEEN.items() if attempt.seen.get(name)}
     if attempt.error is not None:
         keys |= {"castray.phase.failed": attempt.error.phase, **_error_keys((attempt.error,))}
     if fact.next_retry_at is not None:
@@ -159,6 +160,14 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
     if fact.outage_s is not None:
         keys["castray.outage.duration_s"] = fact.outage_s
     return keys
+
+
+_SEEN: Final[Mapping[str, str]] = {
+    "connected_to": "network.peer.address",
+    "cluster_id": "ray.cluster.id",
+    "ray_there": "ray.version",
+    "ray_here": "ray.version.local",
+}
 
 
 def _target(attempt: AttemptFact) -> str:

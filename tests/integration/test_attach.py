@@ -28,6 +28,7 @@ async def test_nothing_listening_is_said_at_once() -> None:
         assert status["address"] == {
             "url": address, "source": "env:RAY_ADDRESS", "mode": "driver",
         }  # fmt: skip
+        assert status["attempt"]["candidates"][0]["seen"] == {"addresses": address}
         maps = Path(f"/proc/{daemon.pid}/maps").read_text()
         assert "/ray/" not in maps
         assert daemon.ray_processes() == []
@@ -51,6 +52,15 @@ async def test_attaches_to_a_live_cluster(head: RayHead) -> None:
         assert raylet is not None
         assert status["cluster"]["id"] == raylet.cluster_id
         assert status["cluster"]["nodes_alive"] == 1
+        version = status["cluster"]["ray_version"]
+        assert attempt["seen"] == {
+            "addresses": head.address, "connected_to": head.address,
+            "cluster_id": raylet.cluster_id, "ray_there": version, "ray_here": version,
+            "raylet_pid": str(raylet.pid), "socket": raylet.socket,
+        }  # fmt: skip
+        line = await daemon.wait_log("success", lambda one: one.get("event.outcome") == "success")
+        assert line["network.peer.address"] == head.address
+        assert line["ray.version"] == line["ray.version.local"] == version
         assert status["session"]["pid"] in daemon.children()
         maps = Path(f"/proc/{daemon.pid}/maps").read_text()
         assert "/ray/" not in maps

@@ -193,3 +193,13 @@ async def test_grpc_is_loaded_once() -> None:
     async with fake_head() as address, _peer(address) as peer:
         await peer.check(1.0)
         assert grpc_aio().__name__ == "grpc"
+
+
+async def test_token_that_a_peer_sends_back_is_not_told() -> None:
+    """What a peer says goes into logs and status: a hostile one may echo what it was shown."""
+    async with fake_head(token="t" * 40, echoes=True) as address, _peer(address, "w" * 40) as peer:
+        with pytest.raises(AttachError) as caught:
+            await peer.identity(1.0)
+
+        assert "you sent Bearer [redacted]" in caught.value.fault.message
+        assert "w" * 40 not in caught.value.fault.message

@@ -1,5 +1,6 @@
 """A session as the supervisor uses it: started, asked, ended, with nothing left behind."""
 
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from castrayd.session.launch import LaunchSpec, launch_spec
 from castrayd.session.session import Session, SessionLine
 from castrayd.session.standby import Standby
 from tests.support.processes import MARK, marked, new_mark
-from tests.support.ray import RayHead
+from tests.support.ray import RayHead, ray_head
 
 SPAWN_S = 20.0
 
@@ -207,3 +208,25 @@ async def test_standby_of_a_bad_interpreter_is_nobodys_bug() -> None:
         with anyio.fail_after(2):
             assert await standby.take(spec) is None
         await standby.drop()
+
+
+@pytest.mark.ray
+async def test_what_ray_logged_before_it_ended_the_process_is_told() -> None:
+    """`_Exit` by Ray's own timer: no exception, no handler; the driver's log says why."""
+    spec = _spec(new_mark())
+    hasty = {**spec.environ, "RAY_gcs_rpc_server_reconnect_timeout_s": "2"}
+    with ray_head() as own:
+        async with _session(replace(spec, environ=hasty)) as session:
+            await _attach(session, own)
+            raylet = own.raylet
+            assert raylet is not None
+            session.logs = str(Path(raylet.socket).parent.parent / "logs")
+            own.kill_gcs()
+            with anyio.move_on_after(15):
+                while session.exit is None:
+                    with contextlib.suppress(AttachError):
+                        await session.heartbeat(1.0)
+            assert session.exit is not None
+            assert (session.exit.type, session.exit.code) == (ErrorType.SESSION_EXITED, "1")
+            assert "its log said: " in session.exit.message
+            assert "GCS" in session.exit.message

@@ -39,6 +39,7 @@ async def fake_head(
     knows_identity: bool = True,
     tls: bool = False,
     heard: Callable[[str], object] = str,
+    echoes: bool = False,
 ) -> AsyncIterator[str]:
     """Serve health and identity on loopback; with `tls` as a head under RAY_USE_TLS does."""
 
@@ -55,6 +56,7 @@ async def fake_head(
         heard(metadata.get("authorization", ""))
         if token is not None and metadata.get("authorization") != f"Bearer {token}":
             detail = "InvalidAuthToken: Authentication token is missing or incorrect"
+            detail += f"; you sent {metadata.get('authorization')}" if echoes else ""
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, detail)
 
     async def alive(_request: bytes, context: Any) -> bytes:

@@ -197,13 +197,21 @@ def test_attempt_without_candidates_shows_its_own_phases() -> None:
 
 def test_attempt_shows_each_candidate_with_its_own_end() -> None:
     """In the order in which they were tried; what failed is marked where it failed."""
+    seen = {"addresses": "10.0.0.1:1", "cluster_id": None}
     tried = [
-        {"address": "a:1", "source": "config", "phases": {"tcp": 0.5}, "error": REFUSED},
+        {
+            "address": "a:1",
+            "source": "config",
+            "phases": {"tcp": 0.5},
+            "error": REFUSED,
+            "seen": seen,
+        },
         {"address": "b:2", "source": "raylet", "phases": {"tcp": 0.1, "init": 1.0}, "error": None},
     ]
     assert list(render.attempt_lines({**DONE, "candidates": tried}))[2:] == [
         "  a:1  config",
         "    tcp            500.0 ms   failed",
+        "    addresses 10.0.0.1:1",
         "    tcp_refused: head:6379: connection refused",
         "    → Start the head.",
         "  b:2  raylet",

@@ -47,3 +47,14 @@ async def test_last_words_are_kept_and_silence_is_kept() -> None:
 
     assert output.last_words() == "first | last"
     assert await _said(b"noise\n", output) == []
+
+
+async def test_secret_is_taken_out_wherever_a_line_would_be_cut() -> None:
+    """Before the cut, so that no half of it is left."""
+    secret = "t" * 40
+    data = b"token " + secret.encode() + b"\n" + b"x" * (LINE_BYTES - 20) + secret.encode() + b"\n"
+    lines: list[SessionLine] = []
+
+    said = await _said(data, Output("s", lines.append, secret))
+    assert said[0] == "token [redacted]"
+    assert "tttt" not in "".join(said)
