@@ -351,11 +351,14 @@ class _Daemon:
             "setting_ignored": "Remove the variable, or correct its name.",
             "ledger_damaged": "Keep the file for a report; what was wanted before is forgotten.",
         }
+        known = {(one.code, one.message): one.since for one in self.service.warnings}
         self.service.warnings = tuple(
-            StandingWarning(code, "warning", text, hints[code], now) for code, text in texts
+            StandingWarning(code, "warning", text, hints[code], known.get((code, text), now))
+            for code, text in texts
         )
         for code, text in texts:
-            log.warning(text, code=code)
+            if (code, text) not in known:
+                log.warning(text, code=code)
 
 
 def _earlier(history: History) -> Iterator[AttemptDocument]:

@@ -10,7 +10,6 @@ import castrayd
 from castrayd.core import events as e
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import Desired, State
-from castrayd.errors import Retry
 from castrayd.ledger import Wish
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.documents import (
@@ -92,9 +91,20 @@ class AttachmentService:
 
     def attempts(self, limit: int) -> list[AttemptDocument]:
         """Return the last attempts, newest first, the one under way and earlier lives included."""
-        running = self._running_attempt()
+        begun = [self._planned_attempt(), self._running_attempt()]
         ended = [*reversed(self._supervisor.history), *self.earlier]
-        return ([running, *ended] if running else ended)[:limit]
+        return [*(one for one in begun if one is not None), *ended][:limit]
+
+    def _planned_attempt(self) -> AttemptDocument | None:
+        """One that begins when the old session has ended: whoever asked for it knows its id."""
+        ref = self.snapshot.planned
+        if ref is None:
+            return None
+        source = None if ref.address is None else "request"
+        return AttemptDocument(
+            ref.id, ref.number, ref.trigger, None, self._clock.now(), 0.0, {}, None, ref.address,
+            source, (),
+        )  # fmt: skip
 
     def _last_attempt(self) -> AttemptDocument | None:
         """The one under way, or the last of this life."""
@@ -103,7 +113,7 @@ class AttachmentService:
 
     def attempt(self, attempt_id: str) -> AttemptDocument | None:
         """Return one attempt, or None for one that is not known (any more)."""
-        everything = self.attempts(len(self._supervisor.history) + len(self.earlier) + 1)
+        everything = self.attempts(len(self._supervisor.history) + len(self.earlier) + 2)
         return next((a for a in everything if a.id == attempt_id), None)
 
     def nodes(self) -> list[NodeDocument]:
@@ -210,10 +220,10 @@ class AttachmentService:
         return AddressDocument(candidate.address.url, candidate.source, candidate.address.mode)
 
     def _state_warnings(self) -> tuple[StandingWarning, ...]:
-        error, snapshot = self.snapshot.error, self.snapshot
-        if error is None or error.retry is not Retry.OPERATOR:
+        error, since_s = self.snapshot.error, self._supervisor.operator_s
+        if error is None or since_s is None:
             return ()
-        since = self._clock.at(snapshot.since_s)
+        since = self._clock.at(since_s)
         return (StandingWarning("needs_operator", "error", error.message, error.hint, since),)
 
 

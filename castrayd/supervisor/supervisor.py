@@ -22,7 +22,7 @@ from castrayd.core.health import Check, CheckReport
 from castrayd.core.machine import step
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import ErrorType, Fault, Phase, described
+from castrayd.errors import ErrorType, Fault, Phase, Retry, described
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.supervisor.perform import Performer
@@ -106,6 +106,8 @@ class Supervisor:
         """When it was connected last, where it is not now; None: never."""
         self.contact_s: float | None = None
         """When the GCS answered a check last; None: never."""
+        self.operator_s: float | None = None
+        """Since when a person is needed, over however many attempts; None: nobody is."""
         self._lost_s: float | None = None
         """When there was a connection last; None where there never was one."""
         self._running: dict[Slot, _Running] = {}
@@ -181,6 +183,8 @@ class Supervisor:
         if isinstance(letter.event, e.CheckReported) and letter.event.report == _GCS_ANSWERS:
             self.contact_s = letter.event.at_s
         self.snapshot = after
+        needed = after.error is not None and after.error.retry is Retry.OPERATOR
+        self.operator_s = (self.operator_s or self._now()) if needed else None
         self._call_off(after)
         for command in commands:
             self._start(command, tasks)

@@ -68,6 +68,11 @@ async def test_fault_of_an_operator_is_a_warning_that_stands() -> None:
         text = await _scrape(daemon)
         assert _value(text, 'castray_warnings{code="needs_operator",severity="error"}') == 1
         assert _value(text, "castray_next_retry_timestamp_seconds") > 1e9
+        (first,) = (await daemon.status())["warnings"]
+        await daemon.post("/api/reconnect")
+        await daemon.wait_status("another try", lambda s: s["attempt"]["number"] > 1)
+        (again,) = (await daemon.status())["warnings"]
+        assert again["since"][:-5] == first["since"][:-5]  # one need, however many attempts
 
 
 @pytest.mark.ray

@@ -41,10 +41,13 @@ async def test_pause_outlives_a_restart_and_resume_ends_it() -> None:
         status = await daemon.status()
         assert (status["desired"], status["desired_by"]) == ("paused", "uid 0")
         assert status["desired_reason"] == "maintenance"
-        assert await daemon.events("castray.connection.attempt") == []
+        assert status["attempt"] is None  # none in this life
+        before = {event["seq"] for event in await daemon.events("castray.connection.attempt")}
 
         assert await daemon.post("/api/resume") == (200, {"desired": "up"})
-        attempt = await daemon.wait_event("castray.connection.attempt", lambda _: True)
+        attempt = await daemon.wait_event(
+            "castray.connection.attempt", lambda event: event["seq"] not in before
+        )
         assert attempt["trigger"] == "resume"
 
 
@@ -138,6 +141,8 @@ async def test_reconnect_while_connected_breaks_then_makes(head: RayHead) -> Non
     async with running_daemon(address=head.address) as daemon:
         before = await daemon.wait_state("connected")
         code, reply = await daemon.post("/api/reconnect", {"reason": "a test"})
+        promised = await daemon.get(f"/api/attempts/{reply['attempt_id']}")
+        assert promised["trigger"] == "manual"  # also before the old session has ended
         after = await daemon.wait_status(
             "the new attempt",
             lambda s: s["state"] == "connected" and s["attempt"]["id"] == reply["attempt_id"],
