@@ -145,9 +145,10 @@ class _Daemon:
         self.settings = settings
         self.clock = Clock()
         self.level = LogLevel(settings.log.level)
-        self._log_writer = _configure_logs(request, settings, self.level, self.clock)
         self.socket_path = socket_path
         self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
+        daemon_id = self.ledger.daemon_id()
+        self._log_writer = _configure_logs(request, settings, self.level, self.clock, daemon_id)
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
         self.history = History(self.ledger)
         events.restore(self.history.events())
@@ -165,7 +166,7 @@ class _Daemon:
             self.publisher,
             self.clock,
         )
-        identity = Identity(self.ledger.daemon_id(), self.clock.now(), self.clock.monotonic())
+        identity = Identity(daemon_id, self.clock.now(), self.clock.monotonic())
         self.service = AttachmentService(
             self.supervisor,
             events,
@@ -236,7 +237,8 @@ class _Daemon:
                     self._end_now(everything)  # the second time is meant
                 else:
                     stopping = True
-                    log.info("stopping", signal=number.name)
+                    message = f"stopping: {number.name}"
+                    log.info(message)
                     self.supervisor.post(e.StopRequested(self.clock.monotonic()))
                     tasks.start_soon(self._cut_off, self.settings.daemon.stop_s, everything)
 
@@ -331,12 +333,9 @@ class _Daemon:
             f"castrayd {castrayd.__version__} serves {self.socket_path}; "
             f"aims at {aim}, namespace {connection.namespace}"
         )
-        keys = {
-            "event.name": "castray.daemon.started",
-            "server.address": first.text if first else None,
-            "castray.address.source": first.source if first else None,
-            "castray.namespace": connection.namespace,
-        }
+        keys = {"event.name": "castray.daemon.started", "castray.namespace": connection.namespace}
+        if first:
+            keys |= {"server.address": first.text, "castray.address.source": first.source}
         log.info(message, **keys)
 
     def _warn(self, ignored: tuple[str, ...]) -> None:
@@ -358,7 +357,7 @@ class _Daemon:
         )
         for code, text in texts:
             if (code, text) not in known:
-                log.warning(text, code=code)
+                log.warning(text, **{"castray.warning.code": code})
 
 
 def _earlier(history: History) -> Iterator[AttemptDocument]:
@@ -438,11 +437,12 @@ def _state_dir(request: RunRequest, settings: Settings) -> Path:
 
 
 def _configure_logs(
-    request: RunRequest, settings: Settings, level: LogLevel, clock: Clock
+    request: RunRequest, settings: Settings, level: LogLevel, clock: Clock, daemon_id: str
 ) -> LineWriter[Any]:
     bound: dict[str, Any] = {
         "service.name": "castrayd",
         "service.version": castrayd.__version__,
+        "service.instance.id": daemon_id,
         "host.name": socket.gethostname(),
         "process.pid": os.getpid(),
     }

@@ -99,5 +99,6 @@ class History:
         except sqlite3.Error as error:
             self.dropped += len(rows)
             if not self._failing:
-                log.warning("the history of events cannot be written", reason=str(error))
+                message = f"the history of events cannot be written: {error}"
+                log.warning(message)
             self._failing = True

@@ -142,7 +142,8 @@ def _refusal(request: web.Request, error: Exception) -> web.Response:
         case web.HTTPException():
             status, body = _by_aiohttp(request, error)
         case _:
-            log.error("a request failed by a bug", path=request.raw_path, exc_info=error)
+            message = f"a request failed by a bug: {request.raw_path}"
+            log.error(message, exc_info=error)
             status = 500
             body = ErrorBody(ApiErrorType.INTERNAL, described(error))
     return web.Response(

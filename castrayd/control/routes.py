@@ -262,7 +262,10 @@ def _note_reconnect(
     """Log who wanted an attempt, and why: status does not keep it, as it does for a pause."""
     verb = "joins" if joined else "begins"
     message = f"{who(request)} {verb} attempt {attempt_id}: {asked.reason or 'no reason given'!r}"
-    log.info(message, **{"castray.attempt.id": attempt_id, "castray.request.reason": asked.reason})
+    keys = {"castray.attempt.id": attempt_id}
+    if asked.reason is not None:
+        keys["castray.request.reason"] = asked.reason
+    log.info(message, **keys)
 
 
 async def _expect(request: web.Request) -> None:

@@ -77,7 +77,8 @@ class Child:
         with anyio.move_on_after(GONE_S) as patience:  # SIGKILL cannot be refused, but put off:
             await anyio.wait_readable(self._pidfd)  # by a disk or a device that hangs
         if patience.cancelled_caught:
-            log.error("a killed session does not end", pid=self.pid)
+            message = f"a killed session does not end: pid {self.pid}"
+            log.error(message)
         else:
             self._popen.wait()
         for pipe in (self._popen.stdout, self._popen.stderr):

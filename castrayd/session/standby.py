@@ -43,7 +43,8 @@ class Standby:
         try:
             await session.run(task_status=_Started(ready))
         except AttachError as error:
-            log.debug("standby_failed", error=str(error))
+            message = f"a session to stand by failed: {error}"
+            log.debug(message)
         except Exception as error:
             log.error("a session to stand by failed by a bug", exc_info=error)
         finally:

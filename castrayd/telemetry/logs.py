@@ -82,9 +82,9 @@ def configure(
     """
     outlet, render = _output(format, stream)
 
-    def stamp(_logger: object, method: str, event: EventDict) -> EventDict:
-        message = event.pop("event")
-        return {"timestamp": now(), "level": method, "message": message, **bound, **event}
+    def stamp(logger: _Logger | None, method: str, event: EventDict) -> EventDict:
+        first = {"timestamp": now(), "level": method, "message": event.pop("event")}
+        return {**first, "log.logger": logger.name if logger else _OWN, **bound, **event}
 
     def dropped(count: int) -> str | bytes:
         message = f"{count} log lines were dropped: they could not be written"
@@ -99,7 +99,7 @@ def configure(
             stamp,
             render,
         ],
-        logger_factory=lambda *_: _Logger(writer.write),
+        logger_factory=lambda name=_OWN: _Logger(name, writer.write),
         wrapper_class=structlog.BoundLogger,
         cache_logger_on_first_use=False,
     )
@@ -128,13 +128,15 @@ def _json(_logger: object, _method: str, event: EventDict) -> str:
         return json.dumps(event, default=str)
 
 
+_OWN: Final = "castrayd.telemetry"
 _ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 class _Logger:
     """What structlog calls: each level is a line. `exception` is none: `error` has `exc_info`."""
 
-    def __init__(self, write: Callable[[Any], None]) -> None:
+    def __init__(self, name: str, write: Callable[[Any], None]) -> None:
+        self.name = name
         self.debug = self.info = self.warning = self.error = self.critical = write
 
 

@@ -18,6 +18,7 @@ import aiohttp
 import anyio
 import psutil
 
+from tests.support.log_schema import check_lines
 from tests.support.processes import MARK, marked, new_mark, reap_marked
 
 __all__ = ("Daemon", "running_daemon", "slow_python", "spawning")
@@ -186,9 +187,11 @@ class Daemon:
         return self.log_path.read_text()
 
     def logs(self) -> list[dict[str, Any]]:
-        """Its whole lines so far, each of which must be JSON; it writes them a little later."""
+        """Its whole lines so far, each as the schema has it; it writes them a little later."""
         whole, _, _ = self.log_text().rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        lines = [json.loads(line) for line in whole.split("\n") if line]
+        check_lines(lines)
+        return lines
 
     async def wait_log(self, what: str, condition: Any, timeout_s: float = 5.0) -> Any:
         """Wait until a line is written that fits; returns the first."""
@@ -229,7 +232,7 @@ class Daemon:
         return [line for line in self.children().values() if any(name in line for name in names)]
 
     async def stop(self) -> None:
-        """SIGTERM: exit 0, nothing left, no bug logged."""
+        """SIGTERM: exit 0, nothing left, no bug logged, and every line as the schema has it."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
             code = await self.exit_code()
@@ -238,6 +241,8 @@ class Daemon:
         # what a session said last may well be a traceback; a stack of ours has a key of its own
         bugs = '"exception":', '"castray.internal"', "\nTraceback"
         assert not [sign for sign in bugs if sign in self.log_text()], self.log_text()[-4000:]
+        if not any(argument.startswith("--log-format=") for argument in self._arguments):
+            self.logs()
 
 
 def _talks(pid: int) -> bool:

@@ -70,4 +70,5 @@ def test_full_disk_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         for seq in range(4):
             history.keep(_item(seq))
         history.close(5.0)
-    assert [line["reason"] for line in said] == ["database or disk is full"] * 2
+    told = "the history of events cannot be written: database or disk is full"
+    assert [line["event"] for line in said] == [told] * 2

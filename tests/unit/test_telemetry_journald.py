@@ -252,6 +252,7 @@ def test_loggers_write_to_it(monkeypatch: pytest.MonkeyPatch, journal: FakeJourn
         "SYSLOG_IDENTIFIER": b"castrayd",
         "CASTRAY_TIMESTAMP": now.encode(),
         "CASTRAY_LEVEL": b"error",
+        "CASTRAY_LOG_LOGGER": b"castrayd.test",
         "CASTRAY_PROCESS_PID": b"7",
         "CASTRAY_ERROR_TYPE": b"internal",
         "CASTRAY_EXCEPTION": b"ValueError: odd",

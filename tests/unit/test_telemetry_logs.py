@@ -69,6 +69,7 @@ def test_json_line_has_the_keys() -> None:
         "timestamp": NOW,
         "level": "warning",
         "message": "failed\r\n\N{SNOWMAN}",
+        "log.logger": "castrayd.test",
         "process.pid": 7,
         "event.name": "x",
         "castray.phase.tcp_s": 0.25,
