@@ -79,6 +79,10 @@ _OTHERS: Final = {
     "ray.nodes.alive": _COUNT,
     "ray.nodes.dead": _COUNT,
     "server.address": _TEXT,
+    "network.peer.address": _TEXT,
+    "ray.cluster.id": {"type": "string", "pattern": "^[0-9a-f]+$"},
+    "ray.version": _TEXT,
+    "ray.version.local": _TEXT,
 }
 
 

@@ -167,7 +167,7 @@ def test_history_of_days_stays_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(histories, "WAITING", 100_000)  # two days pass here in a second
     ledger = Ledger(tmp_path / "l")
     history = History(ledger)
-    day = Day(history.keep)
+    day = Day(lambda item, _fact: history.keep(item))
     day.run(48.0)
     history.close(30.0)
     ring = [item["seq"] for item in day.publisher.events.since(0).items]
