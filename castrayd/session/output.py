@@ -1,4 +1,8 @@
-"""What a session's process says: cut into lines, bounded in length and rate, the last kept."""
+"""What a session's process says: cut into lines, bounded in length and rate, the last kept.
+
+A session knows the cluster's token, and Ray or an interpreter may print what it knows: the token is
+taken out here, before anybody else sees the line.
+"""
 
 import os
 from collections import deque

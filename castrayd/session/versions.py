@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _ASK: Final = (
 )
 _ASK_S: Final = 5.0
 _ANSWER_BYTES: Final = 4096
+_ANSWER: Final = re.compile(rb"(\d+\.[\w.+]{1,30})(?: (\d[\w.+!-]{0,50}))?")
 
 
 async def interpreter_versions(spec: LaunchSpec) -> Versions:
@@ -70,8 +72,11 @@ async def _ask(spec: LaunchSpec) -> Versions:
     finally:
         with anyio.CancelScope(shield=True):
             await child.end()
-    version, _, ray = said.decode(errors="replace").strip().partition(" ")
-    return Versions(version, ray or None)
+    found = _ANSWER.fullmatch(said.strip())
+    if found is None:
+        return Versions("", None)  # what else it said may be what nobody shall read
+    python, ray = found.groups()
+    return Versions(python.decode(), ray.decode() if ray else None)
 
 
 def _spawned(spec: LaunchSpec) -> Child:
