@@ -12,6 +12,7 @@ import platform
 import secrets
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -35,7 +36,13 @@ from castrayd.core import events as e
 from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.errors import (
+    AlreadyRunningError,
+    ApiError,
+    ApiErrorType,
+    SettingsError,
+    SettingsProblem,
+)
 from castrayd.history import History
 from castrayd.ledger import Ledger, Wish
 from castrayd.probe.discovery import Discovery
@@ -184,7 +191,13 @@ class _Daemon:
         self._warn(warnings)
 
     async def _store_wish(self, wish: Wish) -> None:
-        await READS.run(lambda: self.ledger.store_wish(wish))
+        """Keep a wish, or refuse it: one that a restart forgets is none."""
+        try:
+            await READS.run(lambda: self.ledger.store_wish(wish))
+        except sqlite3.Error as error:
+            message = f"the wish cannot be kept: {error}"
+            hint = "Look at the disk of daemon.state_dir: it may be full."
+            raise ApiError(ApiErrorType.BUSY, message, hint) from error
 
     async def run(self, listener: socket.socket, scraped: socket.socket | None) -> int:
         """Serve, and return the process's exit code."""

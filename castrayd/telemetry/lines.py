@@ -33,11 +33,23 @@ class Stream:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.flush = stream.flush
+        self._torn = False
+        """Half a line may stand there: what follows must not be taken for the rest of it."""
 
     def write(self, line: str) -> None:
         """Write a line and its end."""
-        self._stream.write(line + "\n")
+        whole = f"\n{line}\n" if self._torn else f"{line}\n"
+        self._torn = True
+        self._stream.write(whole)
+        self._torn = False
+
+    def flush(self) -> None:
+        """Let go of what is in the stream's buffer."""
+        try:
+            self._stream.flush()
+        except OSError:
+            self._torn = True
+            raise
 
 
 class LineWriter(Generic[Line]):
