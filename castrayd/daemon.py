@@ -62,6 +62,7 @@ from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.metrics import Metrics
 from castrayd.telemetry.publisher import Publisher
+from castrayd.telemetry.wording import place_keys
 from castrayd.threads import READS
 
 __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "doctor", "run")
@@ -348,7 +349,7 @@ class _Daemon:
         )
         keys = {"event.name": "castray.daemon.started", "castray.namespace": connection.namespace}
         if first:
-            keys |= {"server.address": first.text, "castray.address.source": first.source}
+            keys |= {**place_keys("server", first.text), "castray.address.source": first.source}
         log.info(message, **keys)
 
     def _warn(self, ignored: tuple[str, ...]) -> None:

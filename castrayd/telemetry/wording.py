@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, assert_never
 
+from castrayd.core.candidates import parse_address
 from castrayd.core.states import Outcome, State
-from castrayd.errors import Fault, Retry
+from castrayd.errors import AttachError, Fault, Retry
 from castrayd.telemetry.facts import (
     AttemptEnded,
     AttemptFact,
@@ -22,7 +23,7 @@ from castrayd.telemetry.facts import (
 )
 from castrayd.telemetry.noise import NoiseGate
 
-__all__ = ("Line", "Wording")
+__all__ = ("Line", "Wording", "place_keys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,9 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
         **{f"castray.phase.{name}_s": seconds for name, seconds in attempt.phases.items()},
     }
     if attempt.address is not None:
-        keys |= {"server.address": attempt.address, "castray.address.source": attempt.source}
+        keys |= {**place_keys("server", attempt.address), "castray.address.source": attempt.source}
+    if (peer := attempt.seen.get("connected_to")) is not None:
+        keys |= place_keys("network.peer", peer)
     keys |= {key: attempt.seen[name] for name, key in _SEEN.items() if attempt.seen.get(name)}
     if attempt.error is not None:
         keys |= {"castray.phase.failed": attempt.error.phase, **_error_keys((attempt.error,))}
@@ -163,11 +166,19 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
 
 
 _SEEN: Final[Mapping[str, str]] = {
-    "connected_to": "network.peer.address",
     "cluster_id": "ray.cluster.id",
     "ray_there": "ray.version",
     "ray_here": "ray.version.local",
 }
+
+
+def place_keys(prefix: str, text: str) -> dict[str, Any]:
+    """Return OpenTelemetry's keys of an address; what is none is told as it is."""
+    try:
+        place = parse_address(text)
+    except AttachError:
+        return {f"{prefix}.address": text}
+    return {f"{prefix}.address": place.host, f"{prefix}.port": place.port}
 
 
 def _target(attempt: AttemptFact) -> str:

@@ -59,7 +59,8 @@ async def test_attaches_to_a_live_cluster(head: RayHead) -> None:
             "raylet_pid": str(raylet.pid), "socket": raylet.socket,
         }  # fmt: skip
         line = await daemon.wait_log("success", lambda one: one.get("event.outcome") == "success")
-        assert line["network.peer.address"] == head.address
+        assert (line["server.address"], line["server.port"]) == ("127.0.0.1", head.port)
+        assert (line["network.peer.address"], line["network.peer.port"]) == ("127.0.0.1", head.port)
         assert line["ray.version"] == line["ray.version.local"] == version
         assert status["session"]["pid"] in daemon.children()
         maps = Path(f"/proc/{daemon.pid}/maps").read_text()

@@ -215,7 +215,7 @@ async def test_start_line_names_address_source_and_namespace() -> None:
         first = await daemon.wait_log("any", lambda _: True)
 
     assert f"aims at {address} (env:RAY_ADDRESS), namespace orchard" in first["message"]
-    assert first["server.address"] == address
+    assert f"{first['server.address']}:{first['server.port']}" == address
     assert first["castray.address.source"] == "env:RAY_ADDRESS"
     assert first["castray.namespace"] == "orchard"
 

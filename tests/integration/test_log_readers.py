@@ -62,7 +62,8 @@ async def test_journal_finds_a_fault_by_its_field(journal: PrivateJournal) -> No
         "CASTRAY_PHASE_FAILED": "tcp",
         "CASTRAY_PHASE_TCP_S": str(event["phases"]["tcp"]),
         "CASTRAY_ERROR_TYPE": "tcp_refused",
-        "CASTRAY_SERVER_ADDRESS": address,
+        "CASTRAY_SERVER_ADDRESS": address.partition(":")[0],
+        "CASTRAY_SERVER_PORT": address.partition(":")[2],
         "_PID": str(daemon.process.pid),
         "_TRANSPORT": "journal",
     }
@@ -139,6 +140,7 @@ async def test_rsyslog_takes_json_lines() -> None:
     assert parsed == lines
     assert found == [line for line in lines if line.get("error.type") == "tcp_refused"]
     (first, *_) = [line for line in found if line.get("event.name") == ATTEMPT]
-    expected = {"castray.phase.failed": "tcp", "server.address": address, "level": "warning"}
+    place = {"server.address": "127.0.0.1", "server.port": int(address.partition(":")[2])}
+    expected = {"castray.phase.failed": "tcp", "level": "warning", **place}
     assert expected == {key: first[key] for key in expected}
     assert isinstance(first["castray.attempt.duration_s"], float)

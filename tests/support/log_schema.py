@@ -24,6 +24,7 @@ def _one_of(words: Iterable[str] | type[StrEnum]) -> dict[str, Any]:
 
 _TEXT: Final = {"type": "string", "minLength": 1}
 _COUNT: Final = {"type": "integer", "minimum": 0}
+_PORT: Final = {"type": "integer", "minimum": 1, "maximum": 65535}
 _SECONDS: Final = {"type": "number", "minimum": 0}
 _TIME: Final = {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$"}
 
@@ -79,7 +80,9 @@ _OTHERS: Final = {
     "ray.nodes.alive": _COUNT,
     "ray.nodes.dead": _COUNT,
     "server.address": _TEXT,
+    "server.port": _PORT,
     "network.peer.address": _TEXT,
+    "network.peer.port": _PORT,
     "ray.cluster.id": {"type": "string", "pattern": "^[0-9a-f]+$"},
     "ray.version": _TEXT,
     "ray.version.local": _TEXT,

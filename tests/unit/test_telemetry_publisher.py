@@ -113,7 +113,8 @@ def test_success_tells_address_source_and_phases(told: Told) -> None:
         "event.outcome": "success",
         "castray.phase.tcp_s": 0.02,
         "castray.attempt.duration_s": 0.25,
-        "server.address": "head:6379",
+        "server.address": "head",
+        "server.port": 6379,
     }
     assert expected.items() <= told.line().items()
     assert not [key for key in told.line() if key.startswith(("error.", "castray.backoff."))]
@@ -137,7 +138,8 @@ def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
         "error.code": "ECONNREFUSED",
         "castray.backoff.delay_s": 1.5,
         "castray.backoff.next_at": "2026-01-01T00:00:09Z",
-        "server.address": "head:6379",
+        "server.address": "head",
+        "server.port": 6379,
         "castray.address.source": "config",
     }
     assert expected.items() <= told.line().items()
