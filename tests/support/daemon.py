@@ -241,7 +241,8 @@ class Daemon:
         # what a session said last may well be a traceback; a stack of ours has a key of its own
         bugs = '"exception":', '"castray.internal"', "\nTraceback"
         assert not [sign for sign in bugs if sign in self.log_text()], self.log_text()[-4000:]
-        if not any(argument.startswith("--log-format=") for argument in self._arguments):
+        refused = self.process.returncode in {73, 78}  # a start that is refused writes for a person
+        if not refused and not any(one.startswith("--log-format=") for one in self._arguments):
             self.logs()
 
 
