@@ -13,7 +13,8 @@ import pytest
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.peers import refused
 
-pytestmark = pytest.mark.lab
+# libfaketime itself hangs now and then in a process of several threads
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 ATTEMPT = "castray.connection.attempt"
 CONFIG = "[backoff]\nmax_s = 2\n"

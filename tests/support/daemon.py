@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,7 +189,7 @@ class Daemon:
 
     def logs(self) -> list[dict[str, Any]]:
         """Its whole lines so far, each as the schema has it; it writes them a little later."""
-        whole, _, _ = self.log_text().rpartition("\n")
+        whole = re.sub(_OF_GRPC, "", self.log_text().rpartition("\n")[0])
         lines = [json.loads(line) for line in whole.split("\n") if line]
         check_lines(lines)
         return lines
@@ -252,6 +253,9 @@ def _talks(pid: int) -> bool:
         return any(one.status == psutil.CONN_ESTABLISHED for one in held)
     return False  # it ended meanwhile
 
+
+_OF_GRPC = re.compile(r"^[EWI]\d{4} \d\d:.*\n?", re.MULTILINE)
+"""What gRPC's C++ writes to stderr by itself, of a failed TLS handshake for one."""
 
 _INIT = '"$@"; code=$?; while set -- /proc/[0-9]*; [ $# -gt 1 ]; do sleep 0.05; done; exit $code'
 _ISOLATED = (
