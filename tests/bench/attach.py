@@ -119,7 +119,9 @@ async def live(head: RayHead) -> None:
     row("attempt, ray warm / bare import + init", statistics.median(warm), bare, "ms", "<= 0.3 x")
 
 
-async def _noticed(daemon: Daemon, since_ms: float) -> float:
+async def _noticed(daemon: Daemon, pid: int, number: signal.Signals) -> float:
+    since_ms = time.time() * 1000
+    os.kill(pid, number)
     event = await daemon.wait_event(
         "castray.state.changed", lambda e: e["to"] == "degraded" and at_ms(e) > since_ms, 10
     )
@@ -138,19 +140,16 @@ async def losses() -> None:
                 gcs, raylet = head.gcs_pid, head.raylet
                 assert gcs is not None
                 assert raylet is not None
-                os.kill(gcs, signal.SIGSTOP)
-                lost["frozen"].append(await _noticed(daemon, time.time() * 1000))
+                lost["frozen"].append(await _noticed(daemon, gcs, signal.SIGSTOP))
                 os.kill(gcs, signal.SIGCONT)
                 await daemon.wait_state("connected")
-                os.kill(raylet.pid, signal.SIGKILL)
-                lost["raylet"].append(await _noticed(daemon, time.time() * 1000))
+                lost["raylet"].append(await _noticed(daemon, raylet.pid, signal.SIGKILL))
                 head.kill()
                 head.start(wait=False)
                 await daemon.wait_state("connected", 40)
                 gcs = head.gcs_pid
                 assert gcs is not None
-                os.kill(gcs, signal.SIGKILL)
-                lost["gcs"].append(await _noticed(daemon, time.time() * 1000))
+                lost["gcs"].append(await _noticed(daemon, gcs, signal.SIGKILL))
                 head.kill()
                 await anyio.sleep(2)
                 head.start(wait=False)

@@ -43,6 +43,7 @@ async def test_rotated_token_is_used_within_three_seconds(
     config = f'[ray]\ntoken_file = "{file}"\n'
     async with running_daemon(address=guarded.address, config=config) as daemon:
         await daemon.wait_status(error, lambda s: (s["error"] or {}).get("type") == error)
+        await daemon.stands_by()
         written_s = time.monotonic()
         file.write_text(TOKEN)
         status = await daemon.wait_state("connected", 10)

@@ -93,6 +93,12 @@ class Daemon:
         """The pids of its sessions: the attached one, and one that stands by."""
         return [pid for pid, line in self.children().items() if "castrayd.driver.main" in line]
 
+    async def stands_by(self, timeout_s: float = 20.0) -> None:
+        """Wait until a session has ray loaded."""
+        with anyio.fail_after(timeout_s):
+            while not any(_has_ray(pid) for pid in self.sessions()):
+                await anyio.sleep(0.05)
+
     def joined(self) -> list[int]:
         """The pids of those that are in a cluster: they hold connections to its GCS."""
         return [pid for pid in self.sessions() if _talks(pid)]
@@ -245,6 +251,12 @@ class Daemon:
         refused = self.process.returncode in {73, 78}  # a start that is refused writes for a person
         if not refused and not any(one.startswith("--log-format=") for one in self._arguments):
             self.logs()
+
+
+def _has_ray(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return "_raylet" in Path(f"/proc/{pid}/maps").read_text()
+    return False  # it ended meanwhile
 
 
 def _talks(pid: int) -> bool:
