@@ -47,18 +47,7 @@ def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic)
     streams = EventStreams(control.service)
 
     def guarded(handler: Handler) -> Handler:
-        # not a middleware of aiohttp's: those cost a tenth of a whole GET /api/status
-        async def guard(request: web.Request) -> web.StreamResponse:
-            try:
-                gate.admit(request)
-                return await handler(request)
-            except Exception as error:  # noqa: BLE001  whatever it is, it gets a typed reply
-                return _refusal(request, error)
-            finally:
-                if request.method not in READS:
-                    status.forget()
-
-        return guard
+        return _guarded(handler, gate.admit, status.forget)
 
     async def end_streams(_app: web.Application) -> None:
         streams.close()
@@ -71,33 +60,39 @@ def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic)
     return app
 
 
-def _open(handler: Handler) -> Handler:
-    """Let anybody pass: of a listener whose routes change nothing and tell no secret."""
+def _make_open_app(control: Control) -> web.Application:
+    """Build the one for anybody: its routes change nothing and tell no secret."""
 
-    async def guard(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except Exception as error:  # noqa: BLE001  as above
-            return _refusal(request, error)
+    def anybody(handler: Handler) -> Handler:
+        return _guarded(handler, lambda _request: None, lambda: None)
 
-    return guard
-
-
-async def serve_open(control: Control, listener: socket) -> None:
-    """Serve metrics and health, and nothing else, on a loopback socket until cancelled."""
     app = web.Application(client_max_size=0)
     nothing = RateLimit(1, 1.0, monotonic)
     status, streams = RenderedStatus(control.service, monotonic), EventStreams(control.service)
-    Routes(control, nothing, status, streams).add_open_to(app.router, _open)
-    app.router.add_route("*", ELSEWHERE, _open(_elsewhere))
-    runner = _runner(app)
-    await runner.setup()
-    try:
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
-        await cut_stuck(lambda: _transports(runner), lambda _transport: True)
-    finally:
-        with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
-            await runner.cleanup()
+    Routes(control, nothing, status, streams).add_open_to(app.router, anybody)
+    app.router.add_route("*", ELSEWHERE, anybody(_elsewhere))
+    return app
+
+
+def _guarded(
+    handler: Handler, admit: Callable[[web.Request], None], written: Callable[[], None]
+) -> Handler:
+    """Let in whom `admit` lets in, and call `written` after whatever may have changed something.
+
+    No middleware of aiohttp's: those cost a tenth of a whole GET /api/status.
+    """
+
+    async def guard(request: web.Request) -> web.StreamResponse:
+        try:
+            admit(request)
+            return await handler(request)
+        except Exception as error:  # noqa: BLE001  whatever it is, it gets a typed reply
+            return _refusal(request, error)
+        finally:
+            if request.method not in READS:
+                written()
+
+    return guard
 
 
 def _runner(app: web.Application) -> web.AppRunner:
@@ -195,12 +190,31 @@ async def serve(
     Cancellation ends followers' streams, gives other requests `STOP_S` and closes the listener.
     """
     gate = Gate(control.access)
-    runner = _runner(make_app(control, gate))
+    await _serve(make_app(control, gate), listener, gate.has_asked, task_status)
+
+
+async def serve_open(
+    control: Control,
+    listener: socket,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve metrics and health, and nothing else, on a loopback socket, as `serve` does."""
+    await _serve(_make_open_app(control), listener, lambda _transport: True, task_status)
+
+
+async def _serve(
+    app: web.Application,
+    listener: socket,
+    has_asked: Callable[[BaseTransport], bool],
+    task_status: TaskStatus[None],
+) -> None:
+    runner = _runner(app)
     await runner.setup()
     try:
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         task_status.started()
-        await cut_stuck(lambda: _transports(runner), gate.has_asked)
+        await cut_stuck(lambda: _transports(runner), has_asked)
     finally:
         with anyio.CancelScope(shield=True), contextlib.suppress(OSError):
             await runner.cleanup()
