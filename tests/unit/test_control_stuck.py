@@ -85,10 +85,10 @@ async def test_client_that_reads_slowly_stays() -> None:
 
 async def test_client_that_reads_again_in_time_stays() -> None:
     """Between two looks all was taken, and new bytes wait: that is no standstill."""
-    async with _served() as served, _watching(served, look_s=0.2):
-        for size in (BYTES, BYTES // 2, BYTES, BYTES // 2):
+    async with _served() as served, _watching(served, look_s=0.5):
+        for size in (BYTES, BYTES // 2, BYTES // 3, BYTES // 4):
             served.transport.write(b"x" * size)
-            await anyio.sleep(0.15)
+            await anyio.sleep(0.3)
             while served.transport.get_write_buffer_size():
                 await anyio.wait_readable(served.client)
                 served.client.recv(1 << 20)
