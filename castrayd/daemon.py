@@ -218,8 +218,8 @@ class _Daemon:
     def close(self) -> None:
         """Let go of the ledger, and of what is still to be logged."""
         self.history.close(FLUSH_S)
-        self.ledger.close()
         self._log_writer.flush(FLUSH_S)
+        self.ledger.close(FLUSH_S)
 
     async def serve(self, listener: socket.socket, scraped: socket.socket | None) -> None:
         """Serve until a signal says stop; nothing is left when it returns."""

@@ -15,6 +15,8 @@ import msgspec
 import structlog
 
 from castrayd.ledger import Ledger, Row
+from castrayd.telemetry.encoding import to_json
+from castrayd.telemetry.facts import AttemptEnded
 
 __all__ = ("History",)
 
@@ -26,7 +28,6 @@ GATHER_S: Final = 0.2
 """After a first event others are waited for so long: a transaction each would wear the disk."""
 RESTORED: Final = 1_000
 """So many of the last events are in the stream again after a restart."""
-ATTEMPT: Final = "castray.connection.attempt"
 
 log = structlog.get_logger("castrayd.history")
 
@@ -36,7 +37,6 @@ class History:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._encode = msgspec.json.Encoder(enc_hook=str).encode
         self._waiting: queue.Queue[Item | None] = queue.Queue(WAITING)
         self._failing = False
         self.dropped = 0
@@ -57,7 +57,7 @@ class History:
 
     def attempts(self, limit: int) -> list[dict[str, Any]]:
         """Return the last attempts of earlier lives, the newest first."""
-        bodies = self._ledger.events(limit, ATTEMPT)
+        bodies = self._ledger.events(limit, AttemptEnded.NAME)
         return [msgspec.json.decode(body) for body in reversed(bodies)]
 
     def close(self, timeout_s: float) -> None:
@@ -89,7 +89,7 @@ class History:
         return batch, False
 
     def _row(self, item: Item) -> Row:
-        return item["seq"], item["at"], item["name"], self._encode(item)
+        return item["seq"], item["at"], item["name"], to_json(item)
 
     def _store(self, rows: list[Row]) -> None:
         """Write, or tell once that it fails; when it goes on that is no news."""

@@ -10,7 +10,8 @@ import os
 import sqlite3
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -26,10 +27,12 @@ Row: TypeAlias = tuple[int, str, str, bytes]
 
 EVENTS_KEPT: Final = 20_000
 DAYS_KEPT: Final = 30
+YOUNG: Final = 1_000
+"""So many stay whatever their age: a clock that was wrong for a while must not take them all."""
 PRUNE_EVERY: Final = 500
 """Rows that are written between two looks for what is too old, or too much."""
 SEQ_BLOCK: Final = 1_000_000
-"""Event numbers are reserved a block a start, so that none is used twice without a write each."""
+"""Event numbers are reserved in blocks, so that none is used twice without a write each."""
 
 _MIGRATIONS: Final = (
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -61,12 +64,23 @@ class Ledger:
         self._unpruned = PRUNE_EVERY  # the first write prunes
         self.set_aside: Path | None = None
         """Where a damaged file was moved, when there was one."""
-        try:
+        self._reserved = 0
+        with self._usable():
             self._lock = hold(path)
-            self._db = self._open()
+            try:
+                self._db = self._open()
+            except BaseException:
+                os.close(self._lock)
+                raise
+
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        """Tell of a disk that is full, or may not be written to, as the setting that it is."""
+        try:
+            yield
         except (OSError, sqlite3.OperationalError) as error:
             problem = SettingsProblem("daemon.state_dir", str(error))
-            raise SettingsError(str(path), (problem,)) from error
+            raise SettingsError(str(self.path), (problem,)) from error
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -102,20 +116,25 @@ class Ledger:
         if verdict != "ok":
             raise sqlite3.DatabaseError(verdict)
 
-    def close(self) -> None:
-        """Close the file, and let go of it."""
-        with self._turn:
+    def close(self, timeout_s: float = -1) -> None:
+        """Close the file, and let go of it; left to the end of the process where a disk hangs."""
+        if self._turn.acquire(timeout=timeout_s):
             self._db.close()
-        os.close(self._lock)
+            self._turn.release()
+            os.close(self._lock)
 
     def daemon_id(self) -> str:
-        """Return the lasting id of this daemon, made at the first start."""
-        return self._get("daemon_id") or self._put("daemon_id", uuid.uuid4().hex)
+        """Return the lasting id of this daemon, made at the first start. Raises `SettingsError`."""
+        with self._usable():
+            return self._get("daemon_id") or self._put("daemon_id", uuid.uuid4().hex)
 
     def reserve_seq(self) -> int:
-        """Reserve a block of event numbers; returns its first."""
-        first = int(self._get("next_seq") or 1)
-        self._put("next_seq", str(first + SEQ_BLOCK))
+        """Reserve a block of event numbers; returns its first. Raises `SettingsError`."""
+        with self._usable():
+            (last,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
+            first = max(int(self._get("next_seq") or 1), int(last) + 1)
+            self._put("next_seq", str(first + SEQ_BLOCK))
+        self._reserved = first + SEQ_BLOCK
         return first
 
     def wish(self) -> Wish:
@@ -142,14 +161,19 @@ class Ledger:
 
         Raises sqlite3.Error.
         """
+        last, reserved = rows[-1][0], self._reserved
         with self._turn, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", rows)
+            if last > reserved - SEQ_BLOCK // 2:
+                reserved = last + SEQ_BLOCK
+                self._put("next_seq", str(reserved))
             self._unpruned += len(rows)
             if self._unpruned >= PRUNE_EVERY:
                 self._unpruned = 0
                 self._db.execute(_TOO_MANY, (EVENTS_KEPT,))
-                self._db.execute(_TOO_OLD, (rows[-1][1], f"-{DAYS_KEPT} days"))
+                self._db.execute(_TOO_OLD, (rows[-1][1], f"-{DAYS_KEPT} days", YOUNG))
+        self._reserved = reserved
 
     def events(self, limit: int, name: str | None = None) -> list[bytes]:
         """Return the last events, of one name or of all, as JSON, the oldest first."""
@@ -171,4 +195,7 @@ _LAST: Final = "SELECT body FROM events WHERE ? IS NULL OR name = ? ORDER BY seq
 _TOO_MANY: Final = (
     "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?)"
 )
-_TOO_OLD: Final = "DELETE FROM events WHERE julianday(at) < julianday(?, ?)"
+_TOO_OLD: Final = (
+    "DELETE FROM events WHERE julianday(at) < julianday(?, ?) AND seq <= "
+    "(SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?)"
+)

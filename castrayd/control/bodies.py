@@ -6,11 +6,11 @@ that a type cannot say.
 
 from typing import Annotated, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta, Struct
 
 from castrayd.errors import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
+from castrayd.telemetry.encoding import to_json
 
 __all__ = (
     "ADDRESS_SCHEMA",
@@ -128,4 +128,4 @@ class ErrorReply(Struct):
     error: ErrorBody
 
 
-encode = msgspec.json.Encoder().encode
+encode = to_json

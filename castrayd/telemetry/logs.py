@@ -5,7 +5,6 @@ The level moves. Only the composition root configures; everybody else asks for
 log.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -14,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
-import msgspec
 import structlog
 
+from castrayd.telemetry.encoding import to_json
 from castrayd.telemetry.journald import Journal, entry, is_journal
 from castrayd.telemetry.lines import LineWriter, Outlet, Stream
 
@@ -122,14 +121,10 @@ def _entry(_logger: object, _method: str, event: EventDict) -> bytes:
 
 
 def _json(_logger: object, _method: str, event: EventDict) -> str:
-    try:
-        return _ENCODER.encode(event).decode()
-    except UnicodeEncodeError:  # bytes of the environment that are no text
-        return json.dumps(event, default=str)
+    return to_json(event).decode()
 
 
 _OWN: Final = "castrayd.telemetry"
-_ENCODER = msgspec.json.Encoder(enc_hook=str)
 
 
 class _Logger:

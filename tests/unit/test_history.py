@@ -13,6 +13,7 @@ from castrayd import history as histories
 from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.history import History
 from castrayd.ledger import Ledger
+from castrayd.telemetry.facts import AttemptEnded
 
 REFUSED = Fault.of(ErrorType.TCP_REFUSED, Phase.TCP, "refused")
 
@@ -26,7 +27,7 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "l")
     history = History(ledger)
     for seq in range(1, 1200):
-        history.keep(_item(seq, histories.ATTEMPT if seq % 2 else "a"))
+        history.keep(_item(seq, AttemptEnded.NAME if seq % 2 else "a"))
     history.close(5.0)
     ledger.close()
 
@@ -37,6 +38,20 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     assert events[-1]["error"]["type"] == "tcp_refused"
     assert [one["seq"] for one in again.attempts(3)] == [1199, 1197, 1195]
     again.close(5.0)
+    ledger.close()
+
+
+def test_what_is_no_text_ends_no_history(tmp_path: Path) -> None:
+    """A path with bytes that are no UTF-8, in a message: shown as well as can be."""
+    ledger = Ledger(tmp_path / "l")
+    history = History(ledger)
+    history.keep({**_item(1), "error": "/etc/c\udcff.toml"})
+    history.keep(_item(2))
+    history.close(5.0)
+
+    first, second = history.events()
+    assert (first["error"], second["seq"]) == ("/etc/c?.toml", 2)
+    assert history.dropped == 0
     ledger.close()
 
 

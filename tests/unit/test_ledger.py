@@ -49,6 +49,51 @@ def test_event_numbers_rise_over_restarts(tmp_path: Path) -> None:
     assert firsts == sorted(set(firsts))
 
 
+def test_event_numbers_rise_over_a_life_of_more_than_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A next life begins above all that was stored, and numbers over others' rows are none."""
+    monkeypatch.setattr(ledgers, "SEQ_BLOCK", 10)
+    ledger = Ledger(tmp_path / "l")
+    first = ledger.reserve_seq()
+    for seq in range(first, first + 25):
+        ledger.store_events([_row(seq)])
+    unstored = first + 25 + 3  # published, and lost by a kill
+    ledger.close()
+    again = _reopened(tmp_path / "l")
+
+    assert again.reserve_seq() > unstored
+    again.close()
+
+
+def test_file_that_cannot_be_written_is_a_matter_of_settings(tmp_path: Path) -> None:
+    """It opens, and takes nothing: the start is refused as with any folder that is no good."""
+    ledger = Ledger(tmp_path / "l")
+    ledger._db.execute("PRAGMA query_only=ON")
+    for write in (ledger.daemon_id, ledger.reserve_seq):
+        with pytest.raises(SettingsError, match="readonly"):
+            write()
+    ledger.close()
+
+
+def test_close_waits_for_no_disk_that_hangs(tmp_path: Path) -> None:
+    """The lock is held by a write that does not return."""
+    ledger = Ledger(tmp_path / "l")
+    with ledger._turn:
+        ledger.close(0.05)
+        assert ledger.wish() == Wish()  # left open
+    ledger.close()
+
+
+def test_refused_file_is_let_go_of(tmp_path: Path) -> None:
+    """What could not be opened can be opened later by the same process."""
+    path = tmp_path / "l"
+    path.mkdir()
+    for _ in range(2):
+        with pytest.raises(SettingsError):
+            Ledger(path)
+
+
 def test_damaged_file_is_set_aside(tmp_path: Path) -> None:
     """A damaged file is kept beside a new one, never deleted."""
     path = tmp_path / "l"
@@ -98,6 +143,7 @@ def test_events_are_bounded_by_count_and_age(
     """More than are kept, or from another month, are gone; a look comes with the first write."""
     monkeypatch.setattr(ledgers, "EVENTS_KEPT", 10)
     monkeypatch.setattr(ledgers, "PRUNE_EVERY", 5)
+    monkeypatch.setattr(ledgers, "YOUNG", 5)
     ledger = Ledger(tmp_path / "l")
     for seq in range(1, 41, 5):
         ledger.store_events([_row(seq + n) for n in range(5)])
@@ -105,6 +151,18 @@ def test_events_are_bounded_by_count_and_age(
     ledger.store_events([_row(seq, "2026-03-01T00:00:00Z") for seq in range(41, 46)])
     assert ledger.events(100) == [str(seq).encode() for seq in range(41, 46)]
     ledger.close()
+
+
+def test_clock_that_was_wrong_takes_no_history(tmp_path: Path) -> None:
+    """A host that starts in another year, and is corrected, keeps what it knew."""
+    ledger = Ledger(tmp_path / "l")
+    ledger.store_events([_row(seq) for seq in range(1, 100)])
+    ledger.close()
+    again = _reopened(tmp_path / "l")
+    again.store_events([_row(100, "2036-01-01T00:00:00Z")])
+
+    assert len(again.events(1000)) == 100
+    again.close()
 
 
 def test_file_of_an_older_version_is_brought_up(tmp_path: Path) -> None:
