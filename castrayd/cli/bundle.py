@@ -2,7 +2,8 @@
 
 Each member is a document of the API, made without the token and without the values of
 `ray.env_vars`. What a session or a peer has said may repeat a token, so it is looked for once
-more. Imported by `doctor` alone.
+more, which is the second line only: castrayctl may not know the daemon's token. Imported by
+`doctor` alone.
 """
 
 import io
@@ -10,11 +11,12 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 from castrayd import __version__
-from castrayd.cli.client import ApiRefusedError, Client, NoDaemonError
+from castrayd.cli.client import ANSWER_S, ApiRefusedError, Client, NoDaemonError
 
 __all__ = ("pack", "read_all")
 
@@ -29,15 +31,21 @@ _ASKED: Final = {
 def read_all(client: Client, report: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what the daemon tells beside the report; without one, what the report knows."""
     members: dict[str, Any] = {"settings": report["settings"]}
-    try:
-        for name, target in _ASKED.items():
-            members[name] = client.get(target)
-        members["events"] = list(client.stream("/api/events?since=0"))
-    except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
-        members["daemon"] = f"no answer: {error}"
+    for name, target in _ASKED.items():
+        members[name] = _answer(partial(client.get, target))
+    within = partial(client.stream, "/api/events?since=0", time.monotonic() + ANSWER_S)
+    members["events"] = _answer(lambda: list(within()))
     versions = {"doctor": report["versions"], "daemon": members.pop("version", None)}
     members["versions"] = {"castrayctl": __version__, **versions}
     return members
+
+
+def _answer(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  JSON
+    """Return the answer, or why there is none: one that fails takes no other with it."""
+    try:
+        return ask()
+    except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
+        return {"no_answer": str(error)}
 
 
 def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
@@ -53,14 +61,26 @@ def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
         ):
             for name, document in members.items():
                 _add(archive, name, _text(document, token))
-    except OSError:
+    except BaseException:
         os.unlink(path)  # noqa: PTH108  half an archive is none
         raise
 
 
 def _text(document: object, token: str | None) -> str:
-    text = json.dumps(document, ensure_ascii=False, indent=1)
-    return text.replace(token, "(token)") if token else text
+    shown = _without(document, token) if token else document
+    return json.dumps(shown, ensure_ascii=False, indent=1)
+
+
+def _without(document: object, token: str) -> object:
+    match document:
+        case str():
+            return document.replace(token, "(token)")
+        case Mapping():
+            return {key: _without(value, token) for key, value in document.items()}
+        case list():
+            return [_without(value, token) for value in document]
+        case _:
+            return document
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -163,12 +164,13 @@ def _check_versions(versions: Versions) -> HostCheck:
 
 
 async def _check_token(token: Token | None, token_file: str | None) -> HostCheck:
-    if token is None:
-        remedy = "Look at the file system that the token's file, or the home, lies on."
-        return HostCheck("token", Verdict.UNKNOWN, _SILENT.source, remedy)
-    trouble = bool(token_file) and token.path != token_file
-
-    return await READS.run(lambda: host.check_token(token.source, token.path, trouble=trouble))
+    if token is not None:
+        trouble = bool(token_file) and token.path != token_file
+        with anyio.move_on_after(LOOK_S):
+            look = partial(host.check_token, token.source, token.path, trouble=trouble)
+            return await READS.run(look)
+    remedy = "Look at the file system that the token's file, or the home, lies on."
+    return HostCheck("token", Verdict.UNKNOWN, _SILENT.source, remedy)
 
 
 def _is_well(

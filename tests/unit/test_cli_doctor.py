@@ -77,7 +77,7 @@ def test_address_that_is_none_is_wrong_usage(address: str) -> None:
 def test_bundle_is_for_its_owner_alone_and_without_the_token(tmp_path: Path) -> None:
     """Also where a peer has repeated it; a file that is there is not replaced."""
     path = tmp_path / "b.tar.gz"
-    bundle.pack(str(path), {"status": {"message": "Bearer t0ken!"}, "events": []}, "t0ken")
+    bundle.pack(str(path), {"status": {"message": 'Bearer t0"ken!'}, "events": []}, 't0"ken')
     with tarfile.open(path) as archive:
         texts = {m.name: archive.extractfile(m).read() for m in archive}  # type: ignore[union-attr]
 
