@@ -3,6 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 
@@ -171,7 +172,7 @@ class AttachmentService:
         return Standing(
             state=snapshot.state,
             paused=snapshot.desired is Desired.PAUSED,
-            started=self._clock.wall_at(self._identity.started_s),
+            started=datetime.fromisoformat(self._identity.started_at).timestamp(),
             next_retry=self._wall(snapshot.retry_at_s),
             last_connected=self._wall(connected_s),
             last_contact=self._wall(supervisor.contact_s),
@@ -182,7 +183,8 @@ class AttachmentService:
         )
 
     def _wall(self, monotonic_s: float | None) -> float | None:
-        return None if monotonic_s is None else self._clock.wall_at(monotonic_s)
+        """An instant to the millisecond: what does not move must not seem to."""
+        return None if monotonic_s is None else round(self._clock.wall_at(monotonic_s), 3)
 
     def _daemon(self, now_s: float) -> DaemonDocument:
         identity = self._identity

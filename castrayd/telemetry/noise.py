@@ -16,6 +16,8 @@ class NoiseGate:
         self._type: str | None = None
         self._shown_s = 0.0
         self._suppressed = 0
+        self.changed = False
+        """Whether the last failure was of another class than the one before it."""
 
     def success(self) -> None:
         """End the run of failures."""
@@ -24,6 +26,7 @@ class NoiseGate:
     def failure(self, error_type: str, at_s: float) -> int | None:
         """Count one failure; returns how many were suppressed before it, None to suppress it."""
         self._failures += 1
+        self.changed = error_type != self._type
         power_of_two = self._failures & (self._failures - 1) == 0
         if not power_of_two and error_type == self._type and at_s - self._shown_s < REMIND_S:
             self._suppressed += 1

@@ -75,6 +75,8 @@ class Wording:
         if shown:
             keys["log.suppressed"] = shown
         level = "debug" if shown is None else "warning"
+        if attempt.error.retry is Retry.OPERATOR and self._noise.changed:
+            level = "error"  # once: time will not mend it
         return Line(level, _failure_message(attempt, fact.next_retry_in_s, shown), keys)
 
 

@@ -154,7 +154,8 @@ def test_fault_that_needs_a_person_tells_the_hint(told: Told) -> None:
 
     operator, transient = told.lines()
     assert operator["message"].endswith(f"- {NOT_RAY.hint}")
-    assert operator["error.retry"] == "operator"
+    assert (operator["error.retry"], operator["level"]) == ("operator", "error")
+    assert transient["level"] == "warning"
     assert REFUSED.hint not in transient["message"]
 
 
@@ -202,7 +203,7 @@ def test_change_of_class_ten_minutes_and_success_are_news(told: Told) -> None:
 
     told_of = [(line["level"], line.get("log.suppressed")) for line in told.lines()[5:]]
     assert told_of == [
-        ("warning", 1), ("debug", None), ("warning", 1), ("info", None), ("warning", None),
+        ("error", 1), ("debug", None), ("warning", 1), ("info", None), ("error", None),
     ]  # fmt: skip
 
 
