@@ -166,7 +166,9 @@ class RayHead:
         assert pid is not None
         command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
         kill(pid)
+        until(lambda: not _listens("127.0.0.1", self.port), START_S, "the end of the GCS")
         self._run([part.decode() for part in command])
+        until(lambda: self.gcs_pid, START_S, f"a GCS on {self.port}")
 
     def kill_raylet(self) -> None:
         """SIGKILL the head's own raylet, which a driver prefers."""
