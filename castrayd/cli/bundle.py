@@ -11,8 +11,7 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Final
 
 from castrayd import __version__
@@ -21,31 +20,35 @@ from castrayd.cli.client import ANSWER_S, ApiRefusedError, Client, NoDaemonError
 __all__ = ("pack", "read_all")
 
 FOLDER: Final = "castray-bundle"
+_EVENTS: Final = "/api/events?since=0"
 _ASKED: Final = {
     "status": "/api/status",
     "attempts": "/api/attempts?limit=1000",
     "version": "/api/version",
+    "events": _EVENTS,
 }
 
 
 def read_all(client: Client, report: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what the daemon tells beside the report; without one, what the report knows."""
     members: dict[str, Any] = {"settings": report["settings"]}
+    missing = {}
     for name, target in _ASKED.items():
-        members[name] = _answer(partial(client.get, target))
-    within = partial(client.stream, "/api/events?since=0", time.monotonic() + ANSWER_S)
-    members["events"] = _answer(lambda: list(within()))
+        try:  # one that fails takes no other with it
+            members[name] = _answer(client, target)
+        except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
+            missing[name] = f"no answer: {error}"
+    if missing:
+        members["daemon"] = missing
     versions = {"doctor": report["versions"], "daemon": members.pop("version", None)}
     members["versions"] = {"castrayctl": __version__, **versions}
     return members
 
 
-def _answer(ask: Callable[[], Any]) -> Any:  # noqa: ANN401  JSON
-    """Return the answer, or why there is none: one that fails takes no other with it."""
-    try:
-        return ask()
-    except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
-        return {"no_answer": str(error)}
+def _answer(client: Client, target: str) -> Any:  # noqa: ANN401  JSON
+    if target == _EVENTS:
+        return list(client.stream(target, time.monotonic() + ANSWER_S))
+    return client.get(target)
 
 
 def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
