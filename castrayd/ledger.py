@@ -64,7 +64,6 @@ class Ledger:
         self._unpruned = PRUNE_EVERY  # the first write prunes
         self.set_aside: Path | None = None
         """Where a damaged file was moved, when there was one."""
-        self._reserved = 0
         with self._usable():
             self._lock = hold(path)
             try:
@@ -134,7 +133,6 @@ class Ledger:
             (last,) = self._db.execute("SELECT COALESCE(MAX(seq), 0) FROM events").fetchone()
             first = max(int(self._get("next_seq") or 1), int(last) + 1)
             self._put("next_seq", str(first + SEQ_BLOCK))
-        self._reserved = first + SEQ_BLOCK
         return first
 
     def wish(self) -> Wish:
@@ -161,19 +159,17 @@ class Ledger:
 
         Raises sqlite3.Error.
         """
-        last, reserved = rows[-1][0], self._reserved
+        last = rows[-1][0]
         with self._turn, self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?)", rows)
-            if last > reserved - SEQ_BLOCK // 2:
-                reserved = last + SEQ_BLOCK
-                self._put("next_seq", str(reserved))
+            if last > int(self._get("next_seq") or 0) - SEQ_BLOCK // 2:
+                self._put("next_seq", str(last + SEQ_BLOCK))
             self._unpruned += len(rows)
             if self._unpruned >= PRUNE_EVERY:
                 self._unpruned = 0
                 self._db.execute(_TOO_MANY, (EVENTS_KEPT,))
                 self._db.execute(_TOO_OLD, (rows[-1][1], f"-{DAYS_KEPT} days", YOUNG))
-        self._reserved = reserved
 
     def events(self, limit: int, name: str | None = None) -> list[bytes]:
         """Return the last events, of one name or of all, as JSON, the oldest first."""

@@ -11,7 +11,8 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from time import monotonic
 from typing import Any, Final
 
 from castrayd import __version__
@@ -20,12 +21,11 @@ from castrayd.cli.client import ANSWER_S, ApiRefusedError, Client, NoDaemonError
 __all__ = ("pack", "read_all")
 
 FOLDER: Final = "castray-bundle"
-_EVENTS: Final = "/api/events?since=0"
-_ASKED: Final = {
-    "status": "/api/status",
-    "attempts": "/api/attempts?limit=1000",
-    "version": "/api/version",
-    "events": _EVENTS,
+_ASKED: Final[Mapping[str, Callable[[Client], Any]]] = {
+    "status": lambda client: client.get("/api/status"),
+    "attempts": lambda client: client.get("/api/attempts?limit=1000"),
+    "version": lambda client: client.get("/api/version"),
+    "events": lambda client: list(client.stream("/api/events?since=0", monotonic() + ANSWER_S)),
 }
 
 
@@ -33,9 +33,9 @@ def read_all(client: Client, report: Mapping[str, Any]) -> dict[str, Any]:
     """Gather what the daemon tells beside the report; without one, what the report knows."""
     members: dict[str, Any] = {"settings": report["settings"]}
     missing = {}
-    for name, target in _ASKED.items():
+    for name, ask in _ASKED.items():
         try:  # one that fails takes no other with it
-            members[name] = _answer(client, target)
+            members[name] = ask(client)
         except (NoDaemonError, ApiRefusedError, TimeoutError) as error:
             missing[name] = f"no answer: {error}"
     if missing:
@@ -43,12 +43,6 @@ def read_all(client: Client, report: Mapping[str, Any]) -> dict[str, Any]:
     versions = {"doctor": report["versions"], "daemon": members.pop("version", None)}
     members["versions"] = {"castrayctl": __version__, **versions}
     return members
-
-
-def _answer(client: Client, target: str) -> Any:  # noqa: ANN401  JSON
-    if target == _EVENTS:
-        return list(client.stream(target, time.monotonic() + ANSWER_S))
-    return client.get(target)
 
 
 def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
@@ -64,8 +58,8 @@ def pack(path: str, members: Mapping[str, Any], token: str | None) -> None:
         ):
             for name, document in members.items():
                 _add(archive, name, _text(document, token))
-    except BaseException:
-        os.unlink(path)  # noqa: PTH108  half an archive is none
+    except BaseException:  # Ctrl-C too: half an archive is none
+        os.unlink(path)  # noqa: PTH108
         raise
 
 

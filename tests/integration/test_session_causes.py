@@ -40,7 +40,7 @@ async def _attach(session: Session, head: RayHead, namespace: str = "test") -> A
         namespace=namespace,
         env_vars={},
         working_dir=None,
-        timeout_s=60,
+        timeout_s=30,
     )
 
 
