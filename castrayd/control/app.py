@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from anyio.abc import TaskStatus
 
-from castrayd.control.bodies import ErrorBody, ErrorReply, encode
+from castrayd.control.bodies import ErrorBody, ErrorReply
 from castrayd.control.gate import READS, Gate
 from castrayd.control.limits import RateLimit
 from castrayd.control.rendered import RenderedStatus
@@ -26,6 +26,7 @@ from castrayd.control.socket import BACKLOG
 from castrayd.control.stream import EventStreams
 from castrayd.control.stuck import cut_stuck
 from castrayd.errors import API_STATUS, ApiError, ApiErrorType, described
+from castrayd.telemetry.encoding import to_json
 
 __all__ = ("Control", "make_app", "serve", "serve_open")
 
@@ -142,7 +143,7 @@ def _refusal(request: web.Request, error: Exception) -> web.Response:
             status = 500
             body = ErrorBody(ApiErrorType.INTERNAL, described(error))
     return web.Response(
-        body=encode(ErrorReply(body)),
+        body=to_json(ErrorReply(body)),
         status=status,
         headers=headers,
         content_type="application/json",

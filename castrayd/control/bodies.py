@@ -10,7 +10,6 @@ from msgspec import Meta, Struct
 
 from castrayd.errors import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
-from castrayd.telemetry.encoding import to_json
 
 __all__ = (
     "ADDRESS_SCHEMA",
@@ -28,7 +27,6 @@ __all__ = (
     "ReconnectReply",
     "ReloadReply",
     "VersionDocument",
-    "encode",
 )
 
 Reason: TypeAlias = Annotated[str, Meta(max_length=1024)]
@@ -126,6 +124,3 @@ class ErrorReply(Struct):
     """Every refusal."""
 
     error: ErrorBody
-
-
-encode = to_json

@@ -8,9 +8,9 @@ than its stop-watches could differ.
 from collections.abc import Callable
 from typing import Final
 
-from castrayd.control.bodies import encode
 from castrayd.core.snapshot import Snapshot
 from castrayd.supervisor.service import AttachmentService
+from castrayd.telemetry.encoding import to_json
 
 __all__ = ("RenderedStatus",)
 
@@ -34,7 +34,7 @@ class RenderedStatus:
         service = self._service
         snapshot, seq = service.snapshot, service.events.last_seq
         if now_s >= self._until_s or snapshot is not self._snapshot or seq != self._seq:
-            self._body = encode(service.status())
+            self._body = to_json(service.status())
             self._snapshot, self._seq, self._until_s = snapshot, seq, now_s + FRESH_S
         return self._body
 

@@ -23,7 +23,6 @@ from castrayd.control.bodies import (
     ReconnectReply,
     ReloadReply,
     VersionDocument,
-    encode,
 )
 from castrayd.control.gate import may_aim, rights, who
 from castrayd.control.limits import RateLimit
@@ -36,6 +35,7 @@ from castrayd.errors import ApiError, ApiErrorType, SettingsError
 from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.service import AttachmentService
 from castrayd.supervisor.supervisor import ClosedError
+from castrayd.telemetry.encoding import to_json
 from castrayd.telemetry.exposition import CONTENT_TYPE, load_prometheus
 from castrayd.telemetry.logs import LogLevel
 from castrayd.threads import READS
@@ -232,7 +232,7 @@ class Routes:
 
 
 def _reply(content: object, status: int = 200) -> web.Response:
-    return web.Response(body=encode(content), status=status, content_type="application/json")
+    return web.Response(body=to_json(content), status=status, content_type="application/json")
 
 
 def _paused() -> ApiError:

@@ -12,9 +12,9 @@ from typing import Any, Final
 import anyio
 from aiohttp import web
 
-from castrayd.control.bodies import encode
 from castrayd.supervisor.service import AttachmentService
 from castrayd.telemetry.clock import Clock
+from castrayd.telemetry.encoding import to_json
 from castrayd.telemetry.events import Replay, Subscription
 
 __all__ = ("EventStreams",)
@@ -113,4 +113,4 @@ async def _end_when_gone(request: web.Request, scope: anyio.CancelScope) -> None
 
 
 async def _send(response: web.StreamResponse, item: Mapping[str, Any]) -> None:
-    await response.write(encode(item) + b"\n")
+    await response.write(to_json(item) + b"\n")
