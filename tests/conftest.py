@@ -22,6 +22,7 @@ MEANS = ("ray", "lab")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require", default="", help="means that must be there: ray,lab")
     parser.addoption("--long", action="store_true", help="run the slow forms too")
+    parser.addoption("--shard", default="1/1", help="K/N: of the files every N-th, from the K-th")
 
 
 _TOOLS = (
@@ -42,10 +43,21 @@ def _missing(mark: str) -> str | None:
     return None
 
 
+def _keep_shard(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the files of other shards; whole files, for they share clusters."""
+    number, count = map(int, config.getoption("--shard").split("/"))
+    mine = set(sorted({item.path for item in items})[number - 1 :: count])
+    left_out = [item for item in items if item.path not in mine]
+    if left_out:
+        items[:] = [item for item in items if item.path in mine]
+        config.hook.pytest_deselected(items=left_out)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     required = set(filter(None, config.getoption("--require").split(",")))
     if unknown := required - set(MEANS):
         pytest.exit(f"--require: no such means: {', '.join(sorted(unknown))}", returncode=4)
+    _keep_shard(config, items)
     for item in items:
         for mark in MEANS:
             reason = _missing(mark) if item.get_closest_marker(mark) else None

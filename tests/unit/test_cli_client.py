@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from castrayd.cli import client as module
 from castrayd.cli.client import ApiRefusedError, Client, NoDaemonError, quoted
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -204,23 +203,19 @@ def test_daemon_with_a_full_queue_is_waited_for(path: str) -> None:
     assert time.monotonic() - begun >= 0.2
 
 
-def test_daemon_whose_queue_stays_full_times_out(
-    path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_daemon_whose_queue_stays_full_times_out(path: str) -> None:
     """A wait ends, of a document as of a stream, and is told apart from nobody there."""
-    monkeypatch.setattr(module, "ANSWER_S", 0.2)
     with _full(path):
         with pytest.raises(TimeoutError):
-            Client(path).get("/api/status")
+            Client(path).get("/api/status", within_s=0.2)
         with pytest.raises(TimeoutError):
             next(Client(path).stream("/api/events", time.monotonic() + 0.1))
 
 
-def test_silent_daemon_times_out(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_daemon_times_out(path: str) -> None:
     """Accepted and never answered: the wait ends."""
-    monkeypatch.setattr(module, "ANSWER_S", 0.1)
     with _listening(path), pytest.raises(TimeoutError):
-        Client(path).get("/api/status")
+        Client(path).get("/api/status", within_s=0.1)
 
 
 # --- streams ---
