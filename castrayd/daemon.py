@@ -27,6 +27,8 @@ import msgspec
 import structlog
 
 import castrayd
+from castrayd.casting.nodes import CastingPolicy
+from castrayd.casting.service import CastingService
 from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve, serve_open
 from castrayd.control.bodies import ReloadReply, VersionDocument
@@ -36,22 +38,17 @@ from castrayd.core import events as e
 from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import (
-    AlreadyRunningError,
-    ApiError,
-    ApiErrorType,
-    SettingsError,
-    SettingsProblem,
-)
+from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.history import History
 from castrayd.ledger import Ledger, Wish
 from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
+from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.session.guard import ray_temp_dir
 from castrayd.settings import Settings, changed, load, shown
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.doctor import Doctor
-from castrayd.supervisor.documents import AttemptDocument, StandingWarning
+from castrayd.supervisor.documents import AttemptDocument, CastingDocument, StandingWarning
 from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
@@ -95,6 +92,8 @@ class RunRequest:
     overrides: Mapping[str, object] = field(default_factory=dict)
     """Settings given as arguments, by dotted key; they win over file and environment."""
     address: str | None = None
+    demo_nodes: int = 0
+    """So many casting nodes to want, for a demonstration."""
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
     working_dir: str = field(default_factory=_working_dir)
     """Where the daemon was started; it may be gone when a reload asks."""
@@ -183,6 +182,10 @@ class _Daemon:
             wish,
             self._store_wish,
         )
+        self.casting = CastingService(
+            self.service, self.ledger, self.publisher, daemon_id, self._casting_policy
+        )
+        self.service.casting = lambda: CastingDocument(*self.casting.nodes.counts)
         self.service.earlier = tuple(_earlier(self.history))
         control = settings.control
         self._access = AccessPolicy.of(
@@ -190,6 +193,17 @@ class _Daemon:
         )
         self._reloading = anyio.Lock()
         self._warn(warnings)
+
+    def _casting_policy(self) -> CastingPolicy:
+        casting = self.settings.casting
+        roots = {name: msgspec.structs.asdict(root) for name, root in casting.roots.items()}
+        return CastingPolicy(
+            casting.data_dir,
+            casting.inbox_messages,
+            casting.dedupe_messages,
+            roots,
+            casting.follow,
+        )
 
     async def _store_wish(self, wish: Wish) -> None:
         """Keep a wish, or refuse it: one that a restart forgets is none."""
@@ -232,6 +246,7 @@ class _Daemon:
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
                 work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
+                work.start_soon(self.casting.run, self.request.demo_nodes, name="casting")
                 work.start_soon(_load_soon, name="load-grpc")
             tasks.cancel_scope.cancel()
 
@@ -322,6 +337,7 @@ class _Daemon:
     def _control(self) -> Control:
         return Control(
             service=self.service,
+            casting=self.casting,
             access=self._access,
             reload=self.reload,
             log_level=self.level,

@@ -1,4 +1,4 @@
-"""The closed sets of errors: why an attachment fails, and why a request is refused.
+"""The closed set of errors of an attachment; `refusals` has those of requests and recipients.
 
 Imports nothing of ours, so that every layer can name an error without a cycle. The README's
 table, the hints in the API and the retry policy of the core all read `ERROR_CLASSES`.
@@ -12,11 +12,8 @@ from typing import Final
 
 __all__ = (
     "ANY_PHASE",
-    "API_STATUS",
     "ERROR_CLASSES",
     "AlreadyRunningError",
-    "ApiError",
-    "ApiErrorType",
     "AttachError",
     "CastraydError",
     "ErrorClass",
@@ -382,6 +379,7 @@ class CastraydError(Exception):
     * `AttachError`: a classified fault of an attempt or of an attachment.
     * `SettingsError`: faults of the settings, all at once.
     * `ApiError`: a request that is refused, with its type.
+    * `RecipientError`: what is meant for one casting node does not reach it.
     * `InvalidTransitionError`: a bug, a pair that the transition table lacks.
     """
 
@@ -438,60 +436,3 @@ class InvalidTransitionError(CastraydError):
 
     def __str__(self) -> str:
         return f"no transition from {self.state} on {self.event}"
-
-
-class ApiErrorType(StrEnum):
-    """The closed set of reasons for which the control API refuses a request."""
-
-    BAD_REQUEST = "bad_request"
-    FORBIDDEN = "forbidden"
-    NOT_FOUND = "not_found"
-    PAUSED = "paused"
-    RATE_LIMITED = "rate_limited"
-    NOT_CONNECTED = "not_connected"
-    NAME_TAKEN = "name_taken"
-    CONFLICT = "conflict"
-    PATH_FORBIDDEN = "path_forbidden"
-    TOO_LARGE = "too_large"
-    BUSY = "busy"
-    INTERNAL = "internal"
-
-
-API_STATUS: Final[Mapping[ApiErrorType, int]] = MappingProxyType(
-    {
-        ApiErrorType.BAD_REQUEST: 400,
-        ApiErrorType.FORBIDDEN: 403,
-        ApiErrorType.NOT_FOUND: 404,
-        ApiErrorType.PAUSED: 409,
-        ApiErrorType.RATE_LIMITED: 429,
-        ApiErrorType.NOT_CONNECTED: 503,
-        ApiErrorType.NAME_TAKEN: 409,
-        ApiErrorType.CONFLICT: 409,
-        ApiErrorType.PATH_FORBIDDEN: 403,
-        ApiErrorType.TOO_LARGE: 413,
-        ApiErrorType.BUSY: 503,
-        ApiErrorType.INTERNAL: 500,
-    }
-)
-
-
-class ApiError(CastraydError):
-    """Raised by a request handler to refuse a request; becomes `{"error": {...}}`."""
-
-    def __init__(
-        self,
-        type: ApiErrorType,  # noqa: A002  the API's word
-        message: str,
-        hint: str | None = None,
-        field: str | None = None,
-        retry_after_s: float | None = None,
-    ) -> None:
-        super().__init__(type, message, hint, field, retry_after_s)
-        self.type = type
-        self.message = message
-        self.hint = hint
-        self.field = field
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return f"{self.type}: {self.message}"

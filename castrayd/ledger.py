@@ -1,9 +1,9 @@
 """The ledger: what must outlive the daemon, in SQLite (WAL).
 
 Holds the daemon's lasting id, what is desired and by whose wish, the reach of the event numbers,
-and the last events. Calls block on the disk: the daemon makes them from a thread, except while it
-starts. A damaged file is set aside and a new one begun; one that is newer than this code is
-refused. A lock beside the file keeps two daemons from sharing one identity.
+the last events, and the records of casting. Calls block on the disk: the daemon makes them from a
+thread, except while it starts. A damaged file is set aside and a new one begun; one that is newer
+than this code is refused. A lock beside the file keeps two daemons from sharing one identity.
 """
 
 import os
@@ -37,6 +37,7 @@ SEQ_BLOCK: Final = 1_000_000
 _MIGRATIONS: Final = (
     "CREATE TABLE facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE events (seq INTEGER PRIMARY KEY, at TEXT, name TEXT, body BLOB NOT NULL)",
+    "CREATE TABLE records (kind TEXT, key TEXT, body BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID",
 )
 """What makes each version of the file out of the one before; never changed, only added to."""
 SCHEMA: Final = len(_MIGRATIONS)
@@ -176,6 +177,22 @@ class Ledger:
         with self._turn:
             found = self._db.execute(_LAST, (name, name, limit)).fetchall()
         return [body for (body,) in reversed(found)]
+
+    def records(self, kind: str) -> list[bytes]:
+        """Return the bodies of all records of a kind, by key."""
+        with self._turn:
+            find = "SELECT body FROM records WHERE kind = ? ORDER BY key"
+            return [body for (body,) in self._db.execute(find, (kind,))]
+
+    def put_record(self, kind: str, key: str, body: bytes) -> None:
+        """Keep a record in the place of one with the same key; durable when it returns."""
+        with self._turn:
+            self._db.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", (kind, key, body))
+
+    def delete_record(self, kind: str, key: str) -> None:
+        """Forget a record; durable when it returns."""
+        with self._turn:
+            self._db.execute("DELETE FROM records WHERE kind = ? AND key = ?", (kind, key))
 
     def _get(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()

@@ -49,7 +49,24 @@ def _timeout(default_s: float) -> Callable[[_C], _C]:
     )  # fmt: skip
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The commands of casting are loaded when one of them is meant: a status must be quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted((*super().list_commands(ctx), *CASTING))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in CASTING:
+            return super().get_command(ctx, cmd_name)
+        from castrayd.cli import casting  # noqa: PLC0415
+
+        return casting.COMMANDS[cmd_name]
+
+
+CASTING: Final = ("group", "message", "node")
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--socket", metavar="PATH", help="The daemon's control socket.")
 @click.option("--instance", metavar="NAME", help="One of several daemons on this host.")

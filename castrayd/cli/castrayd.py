@@ -72,9 +72,22 @@ def main() -> None:
 @click.option(
     "--allow-local-fallback", is_flag=True, default=None, help="Start one also if out of reach."
 )
+@click.option(
+    "--demo-nodes",
+    type=click.IntRange(0, 1000),
+    default=0,
+    metavar="N",
+    help="Want demo_node_1 to demo_node_N, spread over the cluster.",
+)
 @click.option("--log-format", type=click.Choice(["auto", "console", "json", "journald"]))
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-def run(config: Path | None, instance: str | None, address: str | None, **given: Any) -> None:  # noqa: ANN401
+def run(
+    config: Path | None,
+    instance: str | None,
+    address: str | None,
+    demo_nodes: int,
+    **given: Any,  # noqa: ANN401
+) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings.
 
     Exit codes: 0 stopped, 70 a bug, 73 another one runs already, 78 bad configuration.
@@ -86,7 +99,7 @@ def run(config: Path | None, instance: str | None, address: str | None, **given:
     gc.enable()
     _check_address(address)
     overrides = {_KEYS[name]: value for name, value in given.items() if value is not None}
-    request = daemon.RunRequest(config, instance, overrides, address, dict(os.environ))
+    request = daemon.RunRequest(config, instance, overrides, address, demo_nodes, dict(os.environ))
     try:
         code = daemon.run(request)
     except Exception:  # noqa: BLE001  the last place: whatever it is, it is a bug

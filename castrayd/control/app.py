@@ -18,14 +18,17 @@ from aiohttp.http_exceptions import HttpProcessingError
 from anyio.abc import TaskStatus
 
 from castrayd.control.bodies import ErrorBody, ErrorReply
+from castrayd.control.casting import CastingRoutes
 from castrayd.control.gate import READS, Gate
 from castrayd.control.limits import RateLimit
 from castrayd.control.rendered import RenderedStatus
-from castrayd.control.routes import Control, Handler, Routes
+from castrayd.control.replies import Handler
+from castrayd.control.routes import Control, Routes
 from castrayd.control.socket import BACKLOG
 from castrayd.control.stream import EventStreams
 from castrayd.control.stuck import cut_stuck
-from castrayd.errors import API_STATUS, ApiError, ApiErrorType, described
+from castrayd.errors import described
+from castrayd.refusals import API_STATUS, ApiError, ApiErrorType
 from castrayd.telemetry.encoding import to_json
 
 __all__ = ("Control", "make_app", "serve", "serve_open")
@@ -57,6 +60,7 @@ def make_app(control: Control, gate: Gate, now: Callable[[], float] = monotonic)
     app.on_shutdown.append(end_streams)
     limit = RateLimit(RECONNECT_BURST, RECONNECTS_PER_S, now)
     Routes(control, limit, status, streams).add_to(app.router, guarded)
+    CastingRoutes(control.casting, streams).add_to(app.router, guarded)
     app.router.add_route("*", ELSEWHERE, guarded(_elsewhere), expect_handler=_expect_nothing)
     return app
 

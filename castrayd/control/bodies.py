@@ -4,24 +4,34 @@ The routes decode and encode by them, openapi.json is made of them. No rule of t
 that a type cannot say.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
-from castrayd.errors import ApiErrorType
+from castrayd.casting.documents import CastingNodeDocument, GroupDocument
+from castrayd.casting.targets import Labels
+from castrayd.refusals import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
 
 __all__ = (
     "ADDRESS_SCHEMA",
     "AttemptList",
+    "CasterName",
+    "CastingNodeBody",
+    "CastingNodeList",
     "DesiredReply",
     "EmptyBody",
     "ErrorBody",
     "ErrorReply",
+    "GroupBody",
+    "GroupList",
     "HealthReply",
     "Level",
     "LogLevelBody",
+    "MessageBody",
+    "MessageList",
     "NodeList",
+    "PlaceBody",
     "ReasonBody",
     "ReconnectBody",
     "ReconnectReply",
@@ -109,6 +119,63 @@ class NodeList(Struct):
     """The cluster's nodes."""
 
     nodes: list[NodeDocument]
+
+
+CasterName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""Of a casting node, and of a group."""
+
+
+class PlaceBody(Struct, forbid_unknown_fields=True):
+    """Where a casting node is wanted; all that is named must fit."""
+
+    node_id: str | None = None
+    address: str | None = None
+    hostname: str | None = None
+    labels: dict[str, str] | None = None
+
+
+class CastingNodeBody(Struct, forbid_unknown_fields=True):
+    """POST /api/nodes."""
+
+    name: CasterName
+    on: PlaceBody | None = None
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    required: bool = True
+
+
+class CastingNodeList(Struct):
+    """Casting nodes, this daemon's own first."""
+
+    nodes: list[CastingNodeDocument]
+
+
+class GroupBody(Struct, forbid_unknown_fields=True):
+    """PUT /api/groups/{name}."""
+
+    members: Annotated[list[CasterName], Meta(max_length=10_000)]
+
+
+class GroupList(Struct):
+    """Groups, by name."""
+
+    groups: list[GroupDocument]
+
+
+class MessageBody(Struct, forbid_unknown_fields=True):
+    """POST /api/messages."""
+
+    to: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=10_000)] | str | Labels
+    body: Any
+    sender: CasterName | None = field(default=None, name="from")
+    id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    timeout_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
+    retries: Annotated[int, Meta(ge=0, le=100)] = 0
+
+
+class MessageList(Struct):
+    """Messages of an inbox, in the order in which they came."""
+
+    messages: list[dict[str, Any]]
 
 
 class ErrorBody(Struct, omit_defaults=True):

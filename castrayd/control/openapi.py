@@ -10,8 +10,9 @@ from typing import Any, Final
 import msgspec
 
 import castrayd
+from castrayd.casting.documents import CastDocument, CastingNodeDocument, GroupDocument
 from castrayd.control import bodies
-from castrayd.errors import ApiErrorType
+from castrayd.refusals import ApiErrorType
 from castrayd.supervisor.doctor import DoctorReport
 from castrayd.supervisor.documents import AttemptDocument, Status
 
@@ -62,6 +63,19 @@ _ADDRESS: Final = _query(
     "address",
     {"type": "string", **bodies.ADDRESS_SCHEMA},
     "Look at this one alone; needs the right to name an address.",
+)
+_NAME: Final = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "schema": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"},
+}
+_INBOX: Final = (
+    _NAME,
+    _query("since", _whole(0, MAX_SEQ), "Only what came after this `seq`."),
+    _query("limit", _whole(1, MAX_LIMIT), "How many; 100 without it."),
+    _query("follow", _SWITCH, "Stay, and send what comes, one JSON document a line."),
+    _query("ack", _SWITCH, "Be done with what is up to `since`; needs the right to write."),
 )
 _ID: Final = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _EVENTS: Final = (
@@ -136,6 +150,58 @@ _ROUTES: Final = (
     ),
     _Route("/metrics", "For Prometheus.", None, media="text/plain"),
     _Route("/api/cluster/nodes", "The cluster's nodes.", bodies.NodeList, errors=(503,)),
+    _Route("/api/nodes", "All casting nodes, our own first.", bodies.CastingNodeList),
+    _Route(
+        "/api/nodes",
+        "Want a casting node, and make it.",
+        CastingNodeDocument,
+        method="post",
+        status=201,
+        body=bodies.CastingNodeBody,
+        errors=(409,),
+    ),
+    _Route("/api/nodes/{name}", "One.", CastingNodeDocument, parameters=(_NAME,), errors=(404,)),
+    _Route(
+        "/api/nodes/{name}",
+        "Want it no more, and remove it.",
+        dict,
+        method="delete",
+        parameters=(_NAME,),
+        errors=(404, 409),
+    ),
+    _Route(
+        "/api/nodes/{name}/messages",
+        "What is in its inbox, and stays there until it is acknowledged.",
+        bodies.MessageList,
+        parameters=_INBOX,
+        errors=(404, 503),
+    ),
+    _Route("/api/groups", "All groups.", bodies.GroupList),
+    _Route("/api/groups/{name}", "One.", GroupDocument, parameters=(_NAME,), errors=(404,)),
+    _Route(
+        "/api/groups/{name}",
+        "Make a group, or give it these members.",
+        GroupDocument,
+        method="put",
+        body=bodies.GroupBody,
+        parameters=(_NAME,),
+    ),
+    _Route(
+        "/api/groups/{name}",
+        "Forget a group.",
+        dict,
+        method="delete",
+        parameters=(_NAME,),
+        errors=(404,),
+    ),
+    _Route(
+        "/api/messages",
+        "Send a message; the reply has a receipt of each recipient.",
+        CastDocument,
+        method="post",
+        body=bodies.MessageBody,
+        errors=(404, 503),
+    ),
     _Route("/api/log-level", "The log level in force.", bodies.LogLevelBody),
     _Route(
         "/api/log-level",

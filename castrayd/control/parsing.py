@@ -13,9 +13,10 @@ import msgspec
 from aiohttp import web
 
 from castrayd.core.candidates import parse_address
-from castrayd.errors import ApiError, ApiErrorType, AttachError
+from castrayd.errors import AttachError
+from castrayd.refusals import ApiError, ApiErrorType
 
-__all__ = ("address", "body", "flag", "integer", "names", "query")
+__all__ = ("address", "body", "flag", "integer", "name_in_path", "names", "query")
 
 _T = TypeVar("_T")
 
@@ -67,6 +68,17 @@ def names(values: Mapping[str, str], name: str) -> frozenset[str] | None:
     """Read a list of names separated by commas; None, which means all, when there is none."""
     found = frozenset(filter(None, values.get(name, "").split(",")))
     return found or None
+
+
+def name_in_path(request: web.Request) -> str:
+    """Return the name of a casting node, or of a group, that the path has."""
+    name: str = request.match_info["name"]
+    if not _NAME.fullmatch(name):
+        raise _bad("letters, digits and . _ - are expected, at most 64", "name")
+    return name
+
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 async def body(request: web.Request, kind: type[_T]) -> _T:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import structlog
 from aiohttp import web
 
+from castrayd.casting.service import CastingService
 from castrayd.control.access import AccessPolicy
 from castrayd.control.bodies import (
     AttemptList,
@@ -29,22 +30,21 @@ from castrayd.control.limits import RateLimit
 from castrayd.control.openapi import MAX_LIMIT, MAX_SEQ, document
 from castrayd.control.parsing import address, body, flag, integer, names, query
 from castrayd.control.rendered import RenderedStatus
+from castrayd.control.replies import Guarded, add, reply
 from castrayd.control.stream import EventStreams
 from castrayd.core.states import Desired, State
-from castrayd.errors import ApiError, ApiErrorType, SettingsError
+from castrayd.errors import SettingsError
+from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.service import AttachmentService
 from castrayd.supervisor.supervisor import ClosedError
-from castrayd.telemetry.encoding import to_json
 from castrayd.telemetry.exposition import CONTENT_TYPE, load_prometheus
 from castrayd.telemetry.logs import LogLevel
 from castrayd.threads import READS
 
-__all__ = ("Control", "Handler", "Routes")
+__all__ = ("Control", "Routes")
 
 log = structlog.get_logger("castrayd.control")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _T = TypeVar("_T")
 
@@ -54,6 +54,7 @@ class Control:
     """What the routes work with."""
 
     service: AttachmentService
+    casting: CastingService
     access: AccessPolicy
     reload: Callable[[], Awaitable[ReloadReply]]
     """Raises `SettingsError` and then has changed nothing."""
@@ -76,39 +77,35 @@ class Routes:
         self._status = status
         self._streams = streams
 
-    def add_to(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
+    def add_to(self, router: web.UrlDispatcher, guarded: Guarded) -> None:
         """Register every route, each behind its guard; openapi.json documents exactly these."""
         self.add_open_to(router, guarded)
-        for path, handler in (
-            ("/api/status", self.status),
-            ("/api/attempts", self.attempts),
-            ("/api/attempts/{id}", self.attempt),
-            ("/api/events", self.events),
-            ("/api/doctor", self.doctor),
-            ("/api/cluster/nodes", self.nodes),
-            ("/api/log-level", self.log_level),
-            ("/api/version", self.version),
-            ("/api/openapi.json", self.openapi),
+        for method, path, handler in (
+            ("GET", "/api/status", self.status),
+            ("GET", "/api/attempts", self.attempts),
+            ("GET", "/api/attempts/{id}", self.attempt),
+            ("GET", "/api/events", self.events),
+            ("GET", "/api/doctor", self.doctor),
+            ("GET", "/api/cluster/nodes", self.nodes),
+            ("GET", "/api/log-level", self.log_level),
+            ("PUT", "/api/log-level", self.set_log_level),
+            ("GET", "/api/version", self.version),
+            ("GET", "/api/openapi.json", self.openapi),
+            ("POST", "/api/reconnect", self.reconnect),
+            ("POST", "/api/pause", self.pause),
+            ("POST", "/api/resume", self.resume),
+            ("POST", "/api/reload", self.reload),
         ):
-            # no HEAD: of the stream it has no sense
-            router.add_get(path, guarded(handler), allow_head=False, expect_handler=_expect)
-        for path, handler in (
-            ("/api/reconnect", self.reconnect),
-            ("/api/pause", self.pause),
-            ("/api/resume", self.resume),
-            ("/api/reload", self.reload),
-        ):
-            router.add_post(path, guarded(handler), expect_handler=_expect)
-        router.add_put("/api/log-level", guarded(self.set_log_level), expect_handler=_expect)
+            add(router, method, path, guarded(handler))
 
-    def add_open_to(self, router: web.UrlDispatcher, guarded: Callable[[Handler], Handler]) -> None:
+    def add_open_to(self, router: web.UrlDispatcher, guarded: Guarded) -> None:
         """Register the routes that a monitoring system asks, whoever it is."""
         for path, handler in (
             ("/metrics", self.metrics),
             ("/api/health/live", self.live),
             ("/api/health/ready", self.ready),
         ):
-            router.add_get(path, guarded(handler), allow_head=False, expect_handler=_expect)
+            add(router, "GET", path, guarded(handler))
 
     async def metrics(self, request: web.Request) -> web.Response:
         query(request)
@@ -122,7 +119,7 @@ class Routes:
 
     async def live(self, request: web.Request) -> web.Response:
         verbose = flag(query(request, "verbose"), "verbose")
-        return _reply(HealthReply("ok", checks={"loop": "ok"} if verbose else None))
+        return reply(HealthReply("ok", checks={"loop": "ok"} if verbose else None))
 
     async def ready(self, request: web.Request) -> web.Response:
         verbose = flag(query(request, "verbose"), "verbose")
@@ -132,8 +129,8 @@ class Routes:
         if verbose:
             checks = {"state": snapshot.state.value}
             checks |= {fault.type.value: fault.message for fault in snapshot.reasons}
-        reply = HealthReply("ok" if good else "not_ready", snapshot.state.value, checks)
-        return _reply(reply, status=200 if good else 503)
+        health = HealthReply("ok" if good else "not_ready", snapshot.state.value, checks)
+        return reply(health, status=200 if good else 503)
 
     async def reconnect(self, request: web.Request) -> web.Response:
         asked = await body(request, ReconnectBody)
@@ -155,22 +152,22 @@ class Routes:
             raise _stopping()
         joined = ref.id in before
         _note_reconnect(request, asked, ref.id, joined=joined)
-        return _reply(ReconnectReply(ref.id, joined), status=202)
+        return reply(ReconnectReply(ref.id, joined), status=202)
 
     async def pause(self, request: web.Request) -> web.Response:
         asked = await body(request, ReasonBody)
         step = await _still_running(self._service.pause(who(request), asked.reason))
-        return _reply(DesiredReply(step.after.desired.value))
+        return reply(DesiredReply(step.after.desired.value))
 
     async def resume(self, request: web.Request) -> web.Response:
         asked = await body(request, ReasonBody)
         step = await _still_running(self._service.resume(who(request), asked.reason))
-        return _reply(DesiredReply(step.after.desired.value))
+        return reply(DesiredReply(step.after.desired.value))
 
     async def reload(self, request: web.Request) -> web.Response:
         await body(request, EmptyBody)
         try:
-            return _reply(await _still_running(self._control.reload()))
+            return reply(await _still_running(self._control.reload()))
         except SettingsError as error:
             raise ApiError(
                 ApiErrorType.BAD_REQUEST,
@@ -181,7 +178,7 @@ class Routes:
 
     async def attempts(self, request: web.Request) -> web.Response:
         limit = integer(query(request, "limit"), "limit", 50, low=1, high=MAX_LIMIT)
-        return _reply(AttemptList(self._service.attempts(limit)))
+        return reply(AttemptList(self._service.attempts(limit)))
 
     async def attempt(self, request: web.Request) -> web.Response:
         query(request)
@@ -189,7 +186,7 @@ class Routes:
         if found is None:
             message = "no such attempt, or it is too long ago"
             raise ApiError(ApiErrorType.NOT_FOUND, message)
-        return _reply(found)
+        return reply(found)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         values = query(request, "since", "types", "follow")
@@ -204,35 +201,31 @@ class Routes:
                 raise _not_to_be_aimed()
             message = f"{who(request)} has the doctor look at {aim}"
             log.info(message)
-        return _reply(await self._control.doctor.examine(aim, rights(request)))
+        return reply(await self._control.doctor.examine(aim, rights(request)))
 
     async def nodes(self, request: web.Request) -> web.Response:
         query(request)
         if self._service.snapshot.state not in {State.CONNECTED, State.DEGRADED}:
             message, hint = "no cluster is attached", "`castrayctl status` says why."
             raise ApiError(ApiErrorType.NOT_CONNECTED, message, hint)
-        return _reply(NodeList(self._service.nodes()))
+        return reply(NodeList(await self._control.casting.unified(self._service.nodes())))
 
     async def log_level(self, request: web.Request) -> web.Response:
         query(request)
-        return _reply({"level": self._control.log_level.get()})
+        return reply({"level": self._control.log_level.get()})
 
     async def set_log_level(self, request: web.Request) -> web.Response:
         asked = await body(request, LogLevelBody)
         self._control.log_level.set(asked.level)
-        return _reply(asked)
+        return reply(asked)
 
     async def version(self, request: web.Request) -> web.Response:
         query(request)
-        return _reply(self._control.version)
+        return reply(self._control.version)
 
     async def openapi(self, request: web.Request) -> web.Response:
         query(request)
-        return _reply(document())
-
-
-def _reply(content: object, status: int = 200) -> web.Response:
-    return web.Response(body=to_json(content), status=status, content_type="application/json")
+        return reply(document())
 
 
 def _paused() -> ApiError:
@@ -266,9 +259,3 @@ def _note_reconnect(
     if asked.reason is not None:
         keys["castray.request.reason"] = asked.reason
     log.info(message, **keys)
-
-
-async def _expect(request: web.Request) -> None:
-    """Answer `Expect: 100-continue`; any other expectation is left to the guard of the route."""
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -5,7 +5,7 @@ has gone is noticed although nothing happens; one that reads nothing at all is `
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from aiohttp import web
 from castrayd.supervisor.service import AttachmentService
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.encoding import to_json
-from castrayd.telemetry.events import Replay, Subscription
+from castrayd.telemetry.events import Replay
 
 __all__ = ("EventStreams",)
 
@@ -60,6 +60,17 @@ class EventStreams:
             await response.write_eof()
         return response
 
+    async def serve_items(
+        self, request: web.Request, items: AsyncIterable[Mapping[str, Any]]
+    ) -> web.StreamResponse:
+        """Send what comes, one JSON document a line, until the follower goes."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        with _cut_unless_whole(request):
+            await response.prepare(request)
+            await self._follow(request, response, items)
+            await response.write_eof()
+        return response
+
     def _snapshot(self, *, reset: bool) -> Mapping[str, Any]:
         events = self._service.events
         first: dict[str, Any] = {
@@ -72,7 +83,10 @@ class EventStreams:
         return first | ({"reset": True} if reset else {})
 
     async def _follow(
-        self, request: web.Request, response: web.StreamResponse, follower: Subscription
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        items: AsyncIterable[Mapping[str, Any]],
     ) -> None:
         """Pass on what comes, until the follower goes or `close` is called."""
         async with anyio.create_task_group() as tasks:
@@ -80,7 +94,7 @@ class EventStreams:
             try:
                 tasks.start_soon(_end_when_gone, request, tasks.cancel_scope, name="follower")
                 with contextlib.suppress(ConnectionError):
-                    async for item in follower:
+                    async for item in items:
                         await _send(response, item)
                 _cut(request)
                 tasks.cancel_scope.cancel()

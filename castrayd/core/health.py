@@ -26,6 +26,7 @@ class Check(StrEnum):
     SESSION = "session"
     HEARTBEAT = "heartbeat"
     NODES = "nodes"
+    CASTERS = "casters"
     PLACE = "place"
 
 
@@ -57,10 +58,10 @@ ATTACHMENT_REASONS: Final = frozenset(
 _HIDES: Final[Mapping[Check, frozenset[Check]]] = MappingProxyType(
     {
         Check.IDENTITY: frozenset(Check) - {Check.IDENTITY},
-        Check.GCS: frozenset({Check.HEARTBEAT, Check.NODES}),
-        Check.RAYLET: frozenset({Check.HEARTBEAT, Check.NODES}),
-        Check.SESSION: frozenset({Check.HEARTBEAT, Check.NODES}),
-        Check.HEARTBEAT: frozenset({Check.NODES}),
+        Check.GCS: frozenset({Check.HEARTBEAT, Check.NODES, Check.CASTERS}),
+        Check.RAYLET: frozenset({Check.HEARTBEAT, Check.NODES, Check.CASTERS}),
+        Check.SESSION: frozenset({Check.HEARTBEAT, Check.NODES, Check.CASTERS}),
+        Check.HEARTBEAT: frozenset({Check.NODES, Check.CASTERS}),
     }
 )
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from castrayd.driver.attach import Attachment, Refusal
+from castrayd.driver.casting import PREFIX, Casting
 from castrayd.driver.lanes import Lane
 from castrayd.driver.wire import PROTOCOL, Wire
 
@@ -53,6 +54,7 @@ class Child:
         self._lane = Lane("attach")
         self._work = Lane("work")
         """What may take its time, beside the heartbeat."""
+        self._casting: Casting | None = None
         self._refresh_began_s: float | None = None
         self._operations: dict[str, Callable[[dict[str, Any]], Any]] = {
             "import": lambda _: self._attachment.load(),
@@ -70,8 +72,17 @@ class Child:
                 return
             if request["op"] == "ping":
                 self._wire.write({"id": request["id"], "ok": None})
+            elif request["op"].startswith(PREFIX):
+                self._cast(request)
             else:
                 self._lane.submit(lambda request=request: self._perform(request))  # type: ignore[misc]
+
+    def _cast(self, request: dict[str, Any]) -> None:
+        """Hand a request to casting, which waits for nobody and is made when it is needed."""
+        if self._casting is None:
+            self._casting = Casting()
+        answered = {"id": request["id"]}
+        self._casting.submit(request, lambda answer: self._wire.write({**answered, "ok": answer}))
 
     def _perform(self, request: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"id": request["id"]}

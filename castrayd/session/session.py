@@ -35,6 +35,8 @@ log = structlog.get_logger("castrayd.session")
 SHUTDOWN_S: Final = 3.0
 """A local cluster's clean shutdown takes 0.5-1.5 s; after this it is killed."""
 
+LATE_S: Final = 1.0
+"""What a driver gets beyond a deadline that it keeps itself."""
 LOG_S: Final = 0.5
 """What a look at a dead session's log may take: its end is news."""
 CLOSE_S: Final = 10.0
@@ -330,6 +332,20 @@ class Session:
         message = f"the node map did not arrive within {timeout_s} s"
         raise AttachError(Fault.of(ErrorType.NODE_MAP_TIMEOUT, Phase.NODES, message))
 
+    async def cast(self, op: str, *, timeout_s: float, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Have the driver's casting do something; returns `{"value"}` or `{"error"}`.
+
+        The driver keeps the deadline; what it does not answer at all soon after is `timed_out`.
+        """
+        with anyio.move_on_after(timeout_s + LATE_S):
+            answer = await self._request(op, timeout_s=timeout_s, **arguments)
+            if not answer:
+                return _lost(f"session {self.pid} has ended")
+            if error := answer.get("error"):
+                return _lost(redacted(error["message"], self._token))
+            return dict(answer["ok"])
+        return _lost(f"session {self.pid} does not answer")
+
     async def ping(self, timeout_s: float) -> None:
         """See that the process runs. Raises `AttachError` (`session_unresponsive`)."""
         with anyio.move_on_after(timeout_s):
@@ -360,6 +376,11 @@ class Session:
             if error.fault.type is ErrorType.SESSION_EXITED:
                 raise
             raise AttachError(_silent(error.fault.message)) from error
+
+
+def _lost(message: str) -> dict[str, Any]:
+    """Nothing is known of what was asked for: it may have been done."""
+    return {"error": {"type": "timed_out", "message": message}}
 
 
 def _silent(message: str) -> Fault:

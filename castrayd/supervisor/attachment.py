@@ -99,6 +99,11 @@ class Attachment:
         if self._report is not None:
             self._report(self._node_report())
 
+    def report(self, report: CheckReport) -> None:
+        """Take in what somebody else has checked; dropped where nobody watches."""
+        if self._report is not None:
+            self._report(report)
+
     def take(self, push: NodesPush) -> NodesChanged | None:
         """Take a push of the node map in; returns what changed, None when nothing did."""
         if push.available is not None:

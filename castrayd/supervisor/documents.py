@@ -156,6 +156,8 @@ class NodeDocument:
     labels: Mapping[str, str]
     death_reason: str | None
     casting_nodes: tuple[str, ...] = ()
+    use: Mapping[str, float | None] | None = None
+    """Read there by a casting node: shares from 0 to 1, sizes in bytes; None where unknown."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.documents import (
     AddressDocument,
     AttemptDocument,
+    CastingDocument,
     ClusterDocument,
     DaemonDocument,
     NodeDocument,
@@ -57,6 +58,8 @@ class AttachmentService:
         """Attempts of earlier lives, the newest first."""
         self.warnings: tuple[StandingWarning, ...] = ()
         """Standing warnings of the daemon, beside those that follow from the state."""
+        self.casting: Callable[[], CastingDocument] = CastingDocument
+        """What there is of casting, for status."""
         self._supervisor = supervisor
         self._clock = clock
         self._identity = identity
@@ -119,8 +122,7 @@ class AttachmentService:
 
     def nodes(self) -> list[NodeDocument]:
         """Return the node map; empty without an attachment."""
-        attachment = self._attachment()
-        nodes = attachment.nodes.values() if attachment else ()
+        nodes = attachment.nodes.values() if (attachment := self.attachment) else ()
         return [
             NodeDocument(
                 n.node_id,
@@ -138,7 +140,7 @@ class AttachmentService:
     def status(self) -> Status:
         """Return the whole truth, as of now."""
         snapshot, now_s = self.snapshot, self._clock.monotonic()
-        attachment = self._attachment()
+        attachment = self.attachment
         retry_s = snapshot.retry_at_s
         return Status(
             daemon=self._daemon(now_s),
@@ -161,11 +163,12 @@ class AttachmentService:
             next_retry_in_s=None if retry_s is None else max(0.0, retry_s - now_s),
             states=self._supervisor.times.document(),
             warnings=(*self.warnings, *self._state_warnings()),
+            casting=self.casting(),
         )
 
     def standing(self, events_dropped: int) -> Standing:
         """Return what the metrics show of it, as of now."""
-        snapshot, supervisor, attachment = self.snapshot, self._supervisor, self._attachment()
+        snapshot, supervisor, attachment = self.snapshot, self._supervisor, self.attachment
         now_s = self._clock.monotonic()
         connected_s = now_s if snapshot.state is State.CONNECTED else supervisor.connected_s
         warnings = (*self.warnings, *self._state_warnings())
@@ -196,7 +199,8 @@ class AttachmentService:
             now_s - identity.started_s,
         )
 
-    def _attachment(self) -> Attachment | None:
+    @property
+    def attachment(self) -> Attachment | None:
         """The attachment, in the states that have one."""
         performer = self._supervisor.performer
         attached = self.snapshot.state in {State.CONNECTED, State.DEGRADED}

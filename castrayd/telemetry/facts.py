@@ -16,6 +16,9 @@ __all__ = (
     "FACTS",
     "AttemptEnded",
     "AttemptFact",
+    "CastFinished",
+    "CasterLost",
+    "CasterReady",
     "ConfigReloaded",
     "ConnectionLost",
     "Fact",
@@ -107,6 +110,39 @@ class NodesChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CasterReady:
+    """A casting node of this daemon is there."""
+
+    NAME: ClassVar = "castray.caster.ready"
+    caster: str
+    node_id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class CasterLost:
+    """A casting node of this daemon is wanted and not there."""
+
+    NAME: ClassVar = "castray.caster.lost"
+    caster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CastFinished:
+    """A message has its receipts."""
+
+    NAME: ClassVar = "castray.cast.finished"
+    id: str
+    sender: str
+    delivered: int
+    failed: int
+    duration_s: float
+    outcomes: Mapping[str, str]
+    """By recipient."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOutput:
     """The session's process has said something."""
 
@@ -130,6 +166,9 @@ Fact: TypeAlias = (
     | ConnectionLost
     | ConfigReloaded
     | NodesChanged
+    | CasterReady
+    | CasterLost
+    | CastFinished
     | SessionOutput
     | InternalFault
 )

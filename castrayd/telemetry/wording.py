@@ -13,6 +13,9 @@ from castrayd.errors import AttachError, Fault, Retry
 from castrayd.telemetry.facts import (
     AttemptEnded,
     AttemptFact,
+    CasterLost,
+    CasterReady,
+    CastFinished,
     ConfigReloaded,
     ConnectionLost,
     Fact,
@@ -55,6 +58,10 @@ class Wording:
                 return _reloaded(fact)
             case NodesChanged():
                 return _nodes(fact)
+            case CasterReady() | CasterLost():
+                return _caster(fact)
+            case CastFinished():
+                return _cast(fact)
             case SessionOutput():
                 return _output(fact)
             case InternalFault():
@@ -204,3 +211,30 @@ def _failure_message(attempt: AttemptFact, retry_in_s: float | None, shown: int 
     if shown:
         parts.append(f"[{shown} like it not shown]")
     return " ".join(parts)
+
+
+def _caster(fact: CasterReady | CasterLost) -> Line:
+    keys = {"castray.caster": fact.caster}
+    if isinstance(fact, CasterLost):
+        return Line("warning", f"casting node {fact.caster} is not there: {fact.reason}", keys)
+    keys["ray.node.id"] = fact.node_id
+    return Line("info", f"casting node {fact.caster} is ready on {fact.address}", keys)
+
+
+def _cast(fact: CastFinished) -> Line:
+    """A message that came is no news; one that did not is worth a line."""
+    keys = {
+        "castray.cast.id": fact.id,
+        "castray.cast.sender": fact.sender,
+        "castray.cast.delivered": fact.delivered,
+        "castray.cast.failed": fact.failed,
+        "castray.cast.duration_s": fact.duration_s,
+    }
+    if not fact.failed:
+        return Line("debug", f"message {fact.id} reached {fact.delivered}", keys)
+    bad = {name: what for name, what in fact.outcomes.items() if what not in _GOOD}
+    missed = ", ".join(f"{name} {what}" for name, what in bad.items())
+    return Line("warning", f"message {fact.id} missed {fact.failed}: {missed}"[:1024], keys)
+
+
+_GOOD: Final = frozenset({"delivered", "sent"})

@@ -25,6 +25,11 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "failback.good_s": st.floats(0.1, 60.0),
     "failback.max_s": st.floats(60.0, 1000.0),
     "ray.discovery": st.lists(st.sampled_from(["raylet", "file", "dns"]), max_size=3),
+    "casting.roots": st.dictionaries(
+        st.text("abc", min_size=1, max_size=4),
+        st.fixed_dictionaries({"path": WORDS.map("/{}".format), "write": st.booleans()}),
+        max_size=2,
+    ),
     "ray.dns_name": st.sampled_from(["a:1", "b.c:6379"]),
     "log.format": st.sampled_from(["auto", "console", "json", "journald"]),
     "log.level": st.sampled_from(["debug", "info", "warning", "error"]),

@@ -65,6 +65,15 @@ _ATTEMPT: Final = {
     "castray.outage.duration_s": _SECONDS,
     "log.suppressed": {"type": "integer", "minimum": 1},
 }
+_CASTING: Final = {
+    "castray.caster": _TEXT,
+    "castray.cast.id": _TEXT,
+    "castray.cast.sender": {"type": "string"},
+    "castray.cast.delivered": _COUNT,
+    "castray.cast.failed": _COUNT,
+    "castray.cast.duration_s": _SECONDS,
+    "ray.node.id": {"type": "string", "pattern": "^[0-9a-f]+$"},
+}
 _OTHERS: Final = {
     "castray.state.from": _one_of(State),
     "castray.state.to": _one_of(State),
@@ -101,7 +110,7 @@ _NO_ERROR: Final = {"not": {"anyOf": [{"required": [key]} for key in (*_FAILED, 
 SCHEMA: Final[Mapping[str, Any]] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
-    "properties": {**_ALWAYS, **_EVENT, **_ERROR, **_ATTEMPT, **_OTHERS},
+    "properties": {**_ALWAYS, **_EVENT, **_ERROR, **_ATTEMPT, **_CASTING, **_OTHERS},
     "additionalProperties": False,
     "required": list(_ALWAYS),
     "dependentRequired": {

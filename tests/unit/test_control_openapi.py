@@ -14,7 +14,7 @@ from castrayd.supervisor.documents import Status
 
 def _routes() -> set[tuple[str, str]]:
     nothing = cast("Any", None)
-    control = Control(nothing, AccessPolicy(), nothing, nothing, nothing, nothing, nothing)
+    control = Control(nothing, nothing, AccessPolicy(), nothing, nothing, nothing, nothing, nothing)
     router = make_app(control, Gate(control.access)).router
     return {
         (route.method.lower(), route.resource.canonical)

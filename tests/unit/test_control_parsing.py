@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from castrayd.control.bodies import LogLevelBody, ReasonBody, ReconnectBody
 from castrayd.control.parsing import address, body, flag, integer, names, query
-from castrayd.errors import ApiError, ApiErrorType
+from castrayd.refusals import ApiError, ApiErrorType
 
 
 def _query(path: str) -> Any:

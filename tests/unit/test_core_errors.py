@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from castrayd.errors import (
-    API_STATUS,
     ERROR_CLASSES,
     MESSAGE_CHARS,
-    ApiErrorType,
     AttachError,
     ErrorType,
     Fault,
@@ -19,6 +17,7 @@ from castrayd.errors import (
     Phase,
     Retry,
 )
+from castrayd.refusals import API_STATUS, ApiErrorType
 
 LATER = {ErrorType.CASTERS_MISSING}
 """Of what is not built yet; its first test takes it from here."""

@@ -17,15 +17,17 @@ ROOT_FIRST = (
     Check.SESSION,
     Check.HEARTBEAT,
     Check.NODES,
+    Check.CASTERS,
     Check.PLACE,
 )
 HIDDEN = {
     Check.IDENTITY: set(Check) - {Check.IDENTITY},
-    Check.GCS: {Check.HEARTBEAT, Check.NODES},
-    Check.RAYLET: {Check.HEARTBEAT, Check.NODES},
-    Check.SESSION: {Check.HEARTBEAT, Check.NODES},
-    Check.HEARTBEAT: {Check.NODES},
+    Check.GCS: {Check.HEARTBEAT, Check.NODES, Check.CASTERS},
+    Check.RAYLET: {Check.HEARTBEAT, Check.NODES, Check.CASTERS},
+    Check.SESSION: {Check.HEARTBEAT, Check.NODES, Check.CASTERS},
+    Check.HEARTBEAT: {Check.NODES, Check.CASTERS},
     Check.NODES: set(),
+    Check.CASTERS: set(),
     Check.PLACE: set(),
 }
 
@@ -125,7 +127,8 @@ def test_hidden_fault_hides_its_dependants_too() -> None:
         ["raylet", "session", "place"],
         ["session", "place"],
         ["heartbeat", "place"],
-        ["nodes", "place"],
+        ["nodes", "casters", "place"],
+        ["casters", "place"],
         ["place"],
     ] == shown
     assert () == health.reasons()

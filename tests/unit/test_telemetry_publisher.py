@@ -16,6 +16,9 @@ from castrayd.telemetry.events import EventLog, Item
 from castrayd.telemetry.facts import (
     FACTS,
     AttemptEnded,
+    CasterLost,
+    CasterReady,
+    CastFinished,
     ConfigReloaded,
     ConnectionLost,
     Fact,
@@ -83,6 +86,9 @@ TOLD: tuple[Fact, ...] = (
     ConnectionLost(12.0, LOST),
     ConfigReloaded(["ray.address"], reconnect=True),
     NodesChanged(["a"], ["b"], 3, 1),
+    CasterReady("demo", "n1", "10.0.0.1"),
+    CasterLost("demo", "no living node is such a place"),
+    CastFinished("m1", "demo", 1, 1, 0.01, {"a": "delivered", "b": "unreachable"}),
     SessionOutput("s1", "stderr", "hello"),
     InternalFault(REFUSED),
 )

@@ -1,0 +1,1 @@
+"""Casting nodes, messages and files, over whatever session is attached."""

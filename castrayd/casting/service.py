@@ -1,0 +1,173 @@
+"""Casting as the API sees it: nodes, groups, messages, over whatever is attached.
+
+The composition root makes one and runs it beside the supervisor; requests may come at any time.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Any, Final
+
+import anyio
+
+from castrayd.casting.documents import CastDocument
+from castrayd.casting.groups import Groups
+from castrayd.casting.link import Link
+from castrayd.casting.messages import Messages
+from castrayd.casting.nodes import CastingNodes, CastingPolicy
+from castrayd.casting.records import Records
+from castrayd.casting.targets import To, resolve
+from castrayd.ledger import Ledger
+from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
+from castrayd.supervisor.documents import NodeDocument
+from castrayd.supervisor.service import AttachmentService
+from castrayd.telemetry.facts import CastFinished
+from castrayd.telemetry.publisher import Publisher
+
+__all__ = ("CastingService",)
+
+BATCH: Final = 100
+FOLLOW_S: Final = 10.0
+"""How long one look at an inbox waits for something to come."""
+AGAIN_S: Final = 1.0
+READ_S: Final = 5.0
+"""What a look at a casting node may take, beside what it is told to wait."""
+
+
+class CastingService:
+    """All of casting, for one daemon."""
+
+    def __init__(
+        self,
+        service: AttachmentService,
+        ledger: Ledger,
+        publisher: Publisher,
+        daemon_id: str,
+        policy: Callable[[], CastingPolicy],
+    ) -> None:
+        records = Records(ledger)
+        self.link = Link(service, daemon_id)
+        self.groups = Groups(records)
+        self.nodes = CastingNodes(self.link, records, publisher, policy)
+        self._publisher = publisher
+        self._messages: Messages | None = None
+        self.groups.restore()
+        self.nodes.restore()
+
+    async def run(self, demo_nodes: int) -> None:
+        """Keep the casting nodes until cancelled; first want so many for a demonstration."""
+        await self.nodes.demo(demo_nodes)
+        async with anyio.create_task_group() as tasks:
+            self._messages = Messages(self.link, tasks)
+            await self.nodes.run()
+
+    async def cast(  # noqa: PLR0913  a message has these
+        self,
+        to: To,
+        body: Any,  # noqa: ANN401  any JSON
+        *,
+        sender: str | None,
+        message_id: str | None,
+        timeout_s: float,
+        retries: int,
+    ) -> CastDocument:
+        """Send a message to whom it is meant for, and return the receipts.
+
+        Raises `ApiError`: `not_connected`, `not_found` for an unknown group, `too_large`.
+        """
+        self.link.attachment()
+        if self._messages is None:
+            raise ApiError(ApiErrorType.BUSY, "castrayd is starting")
+        names = await self.resolve(to, sender)
+        began_s = monotonic()
+        done = await self._messages.cast(
+            names,
+            body,
+            sender=sender or f"@{socket.gethostname()}",
+            message_id=message_id,
+            timeout_s=timeout_s,
+            retries=retries,
+        )
+        self._publisher.publish(
+            CastFinished(
+                done.id,
+                sender or "",
+                done.delivered,
+                done.failed,
+                monotonic() - began_s,
+                {one.recipient: one.outcome for one in done.receipts},
+            )
+        )
+        return done
+
+    async def resolve(self, to: To, sender: str | None) -> tuple[str, ...]:
+        """Return the names that are meant; the cluster is asked only where it matters."""
+        by_name = isinstance(to, list | tuple) or (isinstance(to, str) and to.startswith("group:"))
+        known = () if by_name else await self.nodes.known()
+        return resolve(to, sender=sender, known=known, members=self.groups.members)
+
+    async def read(
+        self, name: str, since: int, limit: int, *, acknowledge: bool, wait_s: float = 0.0
+    ) -> list[Mapping[str, Any]]:
+        """Return messages of a node's inbox after `since`; see `driver.caster.inbox`.
+
+        Raises `ApiError`: `not_connected`, `not_found` where no such node answers.
+        """
+        answer = await self._asked(
+            name, "read", since, limit, acknowledge, wait_s, timeout_s=wait_s + READ_S
+        )
+        return list(answer["messages"])
+
+    async def follow(
+        self, name: str, since: int, *, acknowledge: bool
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield messages after `since`, and those that come, until closed.
+
+        With `acknowledge` each is done with once the next is asked for. A node that does not
+        answer for a while is waited for.
+        """
+        while True:
+            try:
+                found = await self.read(
+                    name, since, BATCH, acknowledge=acknowledge, wait_s=FOLLOW_S
+                )
+            except ApiError:
+                await anyio.sleep(AGAIN_S)
+                continue
+            for message in found:
+                yield message
+                since = message["seq"]
+
+    async def unified(self, nodes: Sequence[NodeDocument]) -> list[NodeDocument]:
+        """Return the Ray nodes with their casting nodes, and their use as read there."""
+        await self.nodes.all()
+        found: dict[str, NodeDocument] = {}
+
+        async def fill(node: NodeDocument) -> None:
+            names = self.nodes.on(node.node_id)
+            use = await self.host(names[0]) if names and node.alive else None
+            found[node.node_id] = replace(node, casting_nodes=names, use=use)
+
+        async with anyio.create_task_group() as tasks:
+            for node in nodes:
+                tasks.start_soon(fill, node)
+        return [found[node.node_id] for node in nodes]
+
+    async def host(self, name: str) -> Mapping[str, Any] | None:
+        """Return the use of a node's host as read there; None where it does not answer."""
+        try:
+            facts: dict[str, Any] = await self.link.call(name, "host", timeout_s=READ_S)
+        except (RecipientError, ApiError):
+            return None
+        return facts
+
+    async def _asked(self, name: str, method: str, *arguments: Any, timeout_s: float) -> Any:  # noqa: ANN401
+        try:
+            return await self.link.call(name, method, *arguments, timeout_s=timeout_s)
+        except RecipientError as error:
+            if error.type is RecipientErrorType.UNREACHABLE:
+                message = f"{name}: {error.message}"
+                raise ApiError(ApiErrorType.NOT_FOUND, message) from error
+            message = f"{name} does not answer: {error.message}"
+            raise ApiError(ApiErrorType.BUSY, message) from error

@@ -1,0 +1,113 @@
+"""The routes of casting: nodes, groups, messages. Parse, ask the service, reply."""
+
+from aiohttp import web
+
+from castrayd.casting.service import CastingService
+from castrayd.casting.wanted import Where
+from castrayd.control.bodies import (
+    CastingNodeBody,
+    CastingNodeList,
+    GroupBody,
+    GroupList,
+    MessageBody,
+    MessageList,
+)
+from castrayd.control.gate import rights
+from castrayd.control.parsing import body, flag, integer, name_in_path, query
+from castrayd.control.replies import Guarded, add, reply
+from castrayd.control.stream import EventStreams
+from castrayd.refusals import ApiError, ApiErrorType
+
+__all__ = ("CastingRoutes",)
+
+MAX_READ = 1000
+MAX_SEQ = 2**53 - 1
+
+
+class CastingRoutes:
+    """One method a route."""
+
+    def __init__(self, casting: CastingService, streams: EventStreams) -> None:
+        self._casting = casting
+        self._streams = streams
+
+    def add_to(self, router: web.UrlDispatcher, guarded: Guarded) -> None:
+        """Register every route, each behind its guard."""
+        for method, path, handler in (
+            ("GET", "/api/nodes", self.nodes),
+            ("POST", "/api/nodes", self.create_node),
+            ("GET", "/api/nodes/{name}", self.node),
+            ("DELETE", "/api/nodes/{name}", self.delete_node),
+            ("GET", "/api/nodes/{name}/messages", self.inbox),
+            ("GET", "/api/groups", self.groups),
+            ("GET", "/api/groups/{name}", self.group),
+            ("PUT", "/api/groups/{name}", self.set_group),
+            ("DELETE", "/api/groups/{name}", self.delete_group),
+            ("POST", "/api/messages", self.cast),
+        ):
+            add(router, method, path, guarded(handler))
+
+    async def nodes(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(CastingNodeList(await self._casting.nodes.all()))
+
+    async def create_node(self, request: web.Request) -> web.Response:
+        asked = await body(request, CastingNodeBody)
+        on = asked.on
+        where = Where(on.node_id, on.address, on.hostname, on.labels) if on else Where()
+        made = await self._casting.nodes.create(
+            asked.name, where, asked.port, required=asked.required
+        )
+        return reply(made, status=201)
+
+    async def node(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(await self._casting.nodes.show(name_in_path(request)))
+
+    async def delete_node(self, request: web.Request) -> web.Response:
+        query(request)
+        await self._casting.nodes.delete(name_in_path(request))
+        return reply({})
+
+    async def inbox(self, request: web.Request) -> web.StreamResponse:
+        values, name = query(request, "since", "limit", "follow", "ack"), name_in_path(request)
+        since = integer(values, "since", 0, low=0, high=MAX_SEQ)
+        limit = integer(values, "limit", 100, low=1, high=MAX_READ)
+        acknowledge = flag(values, "ack")
+        if acknowledge and "write" not in rights(request):
+            message = "to acknowledge messages is to write"
+            raise ApiError(ApiErrorType.FORBIDDEN, message, field="ack")
+        found = await self._casting.read(name, since, limit, acknowledge=acknowledge)
+        if not flag(values, "follow"):
+            return reply(MessageList([dict(one) for one in found]))
+        items = self._casting.follow(name, since, acknowledge=acknowledge)
+        return await self._streams.serve_items(request, items)
+
+    async def groups(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(GroupList(self._casting.groups.all()))
+
+    async def group(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(self._casting.groups.show(name_in_path(request)))
+
+    async def set_group(self, request: web.Request) -> web.Response:
+        asked = await body(request, GroupBody)
+        return reply(await self._casting.groups.put(name_in_path(request), asked.members))
+
+    async def delete_group(self, request: web.Request) -> web.Response:
+        query(request)
+        await self._casting.groups.delete(name_in_path(request))
+        return reply({})
+
+    async def cast(self, request: web.Request) -> web.Response:
+        asked = await body(request, MessageBody)
+        done = await self._casting.cast(
+            asked.to,
+            asked.body,
+            sender=asked.sender,
+            message_id=asked.id,
+            timeout_s=asked.timeout_s,
+            retries=asked.retries,
+        )
+        return reply(done)

@@ -1,0 +1,155 @@
+"""Casting nodes as this driver sees them: made, found, removed, and called.
+
+Requests come from `main`, beside the heartbeat, and wait here on an event loop in a thread of its
+own: a call to a node that does not answer holds up no other. Every answer is `{"value": ...}`, or
+`{"error": {"type", "message"}}` of what became of the one node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+__all__ = ("PREFIX", "Casting")
+
+PREFIX = "cast."
+"""Of the operations that come here."""
+
+Answer = dict[str, Any]
+
+
+class Casting:
+    """One per driver. `submit` never waits; `answer` is called from this thread, once a request."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._handles: dict[str, Any] = {}
+        self._actor: Any = None
+        self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
+            "cast.place": self._place,
+            "cast.remove": self._remove,
+            "cast.names": self._names,
+            "cast.call": self._call,
+        }
+        threading.Thread(target=self._loop.run_forever, name="casting", daemon=True).start()
+
+    def submit(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        """Perform a request and give its answer, whatever Ray raises."""
+        asyncio.run_coroutine_threadsafe(self._perform(request, answer), self._loop)
+
+    async def _perform(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+        try:
+            result = await self._operations[request["op"]](request)
+        except BaseException as error:  # noqa: BLE001  every request is answered
+            result = _failure(error)
+        answer(result)
+
+    async def _place(self, request: dict[str, Any]) -> Answer:
+        """Make a node where there is none of its name; describe the one that is there then."""
+        spec = request["spec"]
+        actor = actor_name(spec["name"])
+        self._handles[actor] = await asyncio.to_thread(self._make, actor, spec)
+        return await self._ask(actor, "describe", [], request["timeout_s"])
+
+    def _make(self, actor: str, spec: dict[str, Any]) -> Any:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+
+        return self._class().options(
+            name=actor,
+            get_if_exists=True,
+            lifetime="detached",
+            # hard: elsewhere it would be another node under the same name
+            scheduling_strategy=NodeAffinitySchedulingStrategy(spec["node_id"], soft=False),
+        ).remote(spec)  # fmt: skip
+
+    def _class(self) -> Any:
+        """Return the actor class, which goes to the cluster by value."""
+        if self._actor is None:
+            import ray  # noqa: PLC0415
+
+            from castrayd.driver import caster  # noqa: PLC0415
+            from castrayd.driver.caster.actor import GROUPS, METHODS, Caster  # noqa: PLC0415
+
+            ray.cloudpickle.register_pickle_by_value(caster)
+            for group, names in METHODS.items():
+                for name in names:
+                    ray.method(concurrency_group=group)(getattr(Caster, name))
+            options: dict[str, Any] = {"concurrency_groups": GROUPS, "max_restarts": -1}
+            self._actor = ray.remote(num_cpus=0, enable_task_events=False, **options)(Caster)
+        return self._actor
+
+    async def _remove(self, request: dict[str, Any]) -> Answer:
+        """End a node for good; one that is not there is removed already."""
+        actor = actor_name(request["name"])
+
+        def kill() -> None:
+            import ray  # noqa: PLC0415
+
+            ray.kill(ray.get_actor(actor), no_restart=True)
+
+        try:
+            await asyncio.to_thread(kill)
+        except ValueError:  # no such actor
+            pass
+        finally:
+            self._handles.pop(actor, None)
+        return {"value": None}
+
+    async def _names(self, _request: dict[str, Any]) -> Answer:
+        """Return the names of all casting nodes of this namespace, of every owner."""
+        import ray  # noqa: PLC0415
+
+        mine = actor_name("")
+        found = await asyncio.to_thread(ray.util.list_named_actors)
+        return {"value": sorted(one.removeprefix(mine) for one in found if one.startswith(mine))}
+
+    async def _call(self, request: dict[str, Any]) -> Answer:
+        actor = actor_name(request["name"])
+        if actor not in self._handles:
+            import ray  # noqa: PLC0415
+
+            self._handles[actor] = await asyncio.to_thread(ray.get_actor, actor)
+        arguments, timeout_s = request["arguments"], request["timeout_s"]
+        return await self._ask(actor, request["method"], arguments, timeout_s)
+
+    async def _ask(self, actor: str, method: str, arguments: list[Any], timeout_s: float) -> Answer:
+        """Call a method of a node. A handle that has failed is looked up anew the next time."""
+        handle = self._handles[actor]
+        try:
+            reference = getattr(handle, method).remote(*arguments)
+            future = asyncio.wrap_future(reference.future())
+            return {"value": await asyncio.wait_for(future, timeout_s)}
+        except BaseException:
+            if self._handles.get(actor) is handle:
+                del self._handles[actor]
+            raise
+
+
+def actor_name(name: str) -> str:
+    """Return the name under which Ray knows a casting node."""
+    from castrayd.driver.caster.actor import PROTOCOL  # noqa: PLC0415
+
+    return f"castray:{PROTOCOL}:{name}"
+
+
+def _failure(error: BaseException) -> Answer:
+    """Say what became of the node that was asked: `unreachable`, `timed_out` or `internal`.
+
+    A call that was under way when its node became unavailable may have been carried out.
+    """
+    from ray.exceptions import ActorUnavailableError, RayActorError  # noqa: PLC0415
+
+    match error:
+        case asyncio.TimeoutError():
+            kind, text = "timed_out", "no answer in time"
+        case ActorUnavailableError():
+            kind, text = "timed_out", "it became unavailable"
+        case RayActorError():
+            kind, text = "unreachable", str(error)
+        case ValueError():  # ray.get_actor
+            kind, text = "unreachable", "there is no such casting node"
+        case _:
+            kind, text = "internal", f"{type(error).__name__}: {error}"
+    return {"error": {"type": kind, "message": " ".join(text.split())[:500]}}

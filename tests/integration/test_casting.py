@@ -1,0 +1,182 @@
+"""Casting nodes and messages on a real cluster of four nodes whose Python has no castrayd."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.processes import until
+from tests.support.ray import RayHead, ray_head
+
+pytestmark = pytest.mark.ray
+
+READER = """
+import json, ray, sys
+address, name = sys.argv[1:]
+ray.init(address, namespace="castray", log_to_driver=False, configure_logging=False)
+node = ray.get_actor("castray:1:" + name)
+print(json.dumps(ray.get(node.read.remote(0, 100, False, 0.0))["messages"]))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(cluster_python: str) -> Iterator[RayHead]:
+    """Four raylets on this machine, of a Python without castrayd."""
+    with ray_head(python=cluster_python) as head:
+        for _ in range(3):
+            head.start_raylet()
+        yield head
+
+
+@asynccontextmanager
+async def casting(
+    cluster: RayHead, python: str, folder: Path, *arguments: str, **settings: str
+) -> AsyncIterator[Daemon]:
+    environ = {
+        **{f"CASTRAYD_CASTING__{key.upper()}": value for key, value in settings.items()},
+        "CASTRAYD_SESSION__PYTHON": python,
+        "CASTRAYD_CASTING__DATA_DIR": str(folder),
+        "CASTRAYD_CASTING__SETTLE_S": "1",
+    }
+    async with running_daemon(*arguments, address=cluster.address, environ=environ) as daemon:
+        await daemon.wait_state("connected", 60)
+        yield daemon
+
+
+def read_independently(cluster: RayHead, python: str, name: str) -> list[dict[str, Any]]:
+    """Read an inbox by a driver that is none of castrayd's."""
+    environ = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(
+        [python, "-c", READER, cluster.address, name],
+        env=environ, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    return list(json.loads(done.stdout))
+
+
+async def ready(daemon: Daemon, count: int) -> list[dict[str, Any]]:
+    """Wait until so many of its casting nodes are ready; returns them."""
+    await daemon.wait_status(f"{count} ready", lambda s: s["casting"]["ready"] == count, 60)
+    return list((await daemon.get("/api/nodes"))["nodes"])
+
+
+async def test_messages_go_to_one_to_a_group_and_to_all(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """Demo nodes come up with ports, and what is sent is read back by a driver of others."""
+    async with casting(cluster, cluster_python, tmp_path, "--demo-nodes", "4") as daemon:
+        nodes = await ready(daemon, 4)
+        assert {node["state"] for node in nodes} == {"ready"}
+        assert len({node["ray_node_id"] for node in nodes}) == 4
+        assert all(node["port"] > 0 for node in nodes)
+
+        one, two, three, four = (node["name"] for node in nodes)
+        await daemon.ask("PUT", "/api/groups/pair", {"members": [two, three]})
+        for to, body in (([one], "to one"), ("group:pair", "to two"), ("all", {"to": "all"})):
+            status, cast = await daemon.ask("POST", "/api/messages", {"to": to, "body": body})
+            assert status == 200
+            assert cast["failed"] == 0, cast
+        status, cast = await daemon.ask(
+            "POST", "/api/messages", {"to": "all", "from": four, "body": "not to me"}
+        )
+        assert [r["recipient"] for r in cast["receipts"]] == [one, two, three]
+
+        everyone = [{"to": "all"}, "not to me"]
+        wanted = {
+            one: ["to one", *everyone],
+            two: ["to two", *everyone],
+            three: ["to two", *everyone],
+            four: [{"to": "all"}],
+        }
+        for name, bodies in wanted.items():
+            read = read_independently(cluster, cluster_python, name)
+            assert [message["body"] for message in read] == bodies
+        assert read_independently(cluster, cluster_python, one)[-1]["from"] == four
+
+
+async def test_datagrams_come_in_and_go_out(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """A program without Ray talks to a casting node by UDP, and hears it."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        status, node = await daemon.ask("POST", "/api/nodes", {"name": "udp", "port": 0})
+        assert status == 201
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+            program.bind((node["address"], 0))
+            program.settimeout(5)
+            host, port = program.getsockname()
+            program.sendto(b'{"hello": 1}', (node["address"], node["port"]))
+            program.sendto(b"\xff\x00", (node["address"], node["port"]))
+            until(lambda: len(read_independently(cluster, cluster_python, "udp")) == 2, 20, "two")
+            status, cast = await daemon.ask(
+                "POST", "/api/messages", {"to": [f"udp:{host}:{port}"], "from": "udp", "body": "hi"}
+            )
+            assert cast["receipts"][0]["outcome"] == "sent"
+            assert program.recv(100) == b'"hi"'
+        inbox = (await daemon.get("/api/nodes/udp/messages"))["messages"]
+        assert [m["body"] for m in inbox] == [{"hello": 1}, {"base64": "/wA="}]
+        assert inbox[0]["from"] == f"udp:{host}:{port}"
+        await daemon.ask("DELETE", "/api/nodes/udp")
+
+
+async def test_inbox_that_is_full_says_so_and_recovers(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """What finds no room is refused by name; acknowledged messages make room; ids come once."""
+    async with casting(cluster, cluster_python, tmp_path, inbox_messages="3") as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "small"})
+
+        async def send(body: Any, **more: Any) -> str:
+            _, cast = await daemon.ask(
+                "POST", "/api/messages", {"to": ["small"], "body": body, **more}
+            )
+            receipt = cast["receipts"][0]
+            return str(receipt["error"] or receipt["outcome"])
+
+        assert [await send(1, id="same"), await send(1, id="same")] == ["delivered"] * 2
+        assert [await send(n) for n in range(3)] == ["delivered", "delivered", "inbox_full"]
+        inbox = (await daemon.get("/api/nodes/small/messages"))["messages"]
+        assert [m["body"] for m in inbox] == [1, 0, 1]
+        assert (await daemon.get("/api/nodes/small"))["inbox"]["waiting"] <= 3
+        last = inbox[-1]["seq"]
+        await daemon.get(f"/api/nodes/small/messages?since={last}&ack")
+        assert await send("again") == "delivered"
+        await daemon.ask("DELETE", "/api/nodes/small")
+
+
+async def test_killed_node_comes_back_with_its_inbox(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """What was delivered outlives the actor's process; one that is gone is never `delivered`."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        _, before = await daemon.ask("POST", "/api/nodes", {"name": "phoenix", "port": 0})
+        await daemon.ask("POST", "/api/messages", {"to": ["phoenix", "nobody"], "body": "kept"})
+        os.kill(_pid_of(cluster, cluster_python, "phoenix"), signal.SIGKILL)
+        _, cast = await daemon.ask("POST", "/api/messages", {"to": ["phoenix"], "body": "lost?"})
+        assert cast["receipts"][0]["outcome"] in {"unreachable", "timed_out"}
+        await daemon.wait_status("ready again", lambda s: s["casting"]["ready"] == 1, 30)
+        _, cast = await daemon.ask(
+            "POST", "/api/messages", {"to": ["phoenix"], "body": "again", "retries": 20}
+        )
+        assert cast["delivered"] == 1
+        inbox = (await daemon.get("/api/nodes/phoenix/messages"))["messages"]
+        assert [m["body"] for m in inbox if m["body"] != "lost?"] == ["kept", "again"]
+        assert (await daemon.get("/api/nodes/phoenix"))["port"] == before["port"]
+        await daemon.ask("DELETE", "/api/nodes/phoenix")
+
+
+def _pid_of(cluster: RayHead, python: str, name: str) -> int:
+    script = READER.replace(
+        'print(json.dumps(ray.get(node.read.remote(0, 100, False, 0.0))["messages"]))',
+        'print(ray.get(node.describe.remote())["pid"])',
+    )
+    environ = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [python, "-c", script, cluster.address, name]
+    return int(subprocess.run(command, env=environ, capture_output=True, check=True).stdout)
