@@ -52,9 +52,9 @@ from castrayd.supervisor.documents import AttemptDocument, CastingDocument, Stan
 from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
-from castrayd.telemetry.events import EventLog
+from castrayd.telemetry.events import EventLog, Item
 from castrayd.telemetry.exposition import exposition
-from castrayd.telemetry.facts import ConfigReloaded
+from castrayd.telemetry.facts import ConfigReloaded, Fact, TransferProgress
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.metrics import Metrics
@@ -163,7 +163,7 @@ class _Daemon:
         self.publisher = Publisher(
             events,
             self.clock,
-            lambda item, _fact: self.history.keep(item),
+            self._keep,
             lambda _item, fact: self.metrics.observe(fact),
         )
         wish = self.ledger.wish()
@@ -183,9 +183,16 @@ class _Daemon:
             self._store_wish,
         )
         self.casting = CastingService(
-            self.service, self.ledger, self.publisher, daemon_id, self._casting_policy
+            self.service,
+            self.ledger,
+            self.publisher,
+            daemon_id,
+            self._casting_policy,
+            self.clock,
+            self.ledger.path.with_name("uploads"),
         )
         self.service.casting = lambda: CastingDocument(*self.casting.nodes.counts)
+        self.service.transfers = self.casting.transfers.totals
         self.service.earlier = tuple(_earlier(self.history))
         control = settings.control
         self._access = AccessPolicy.of(
@@ -193,6 +200,11 @@ class _Daemon:
         )
         self._reloading = anyio.Lock()
         self._warn(warnings)
+
+    def _keep(self, item: Item, fact: Fact) -> None:
+        """Have the history keep an event, unless the next one makes it worthless."""
+        if not isinstance(fact, TransferProgress):
+            self.history.keep(item)
 
     def _casting_policy(self) -> CastingPolicy:
         casting = self.settings.casting
@@ -202,6 +214,9 @@ class _Daemon:
             casting.inbox_messages,
             casting.dedupe_messages,
             roots,
+            casting.upload_bytes,
+            casting.upload_s,
+            casting.disk_reserve_bytes,
             casting.follow,
         )
 

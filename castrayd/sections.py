@@ -195,6 +195,14 @@ class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     roots: Annotated[
         dict[RootName, RootSettings], Meta(description="folders beside `files`, by name")
     ] = msgspec.field(default_factory=dict)
+    upload_bytes: Annotated[
+        int, Meta(ge=0, description="that uploads may take together in daemon.state_dir")
+    ] = 16 * 2**30
+    upload_s: Annotated[Seconds, Meta(description="after which an upload is removed")] = DAY_S
+    disk_reserve_bytes: Annotated[
+        int | None,
+        Meta(ge=0, description="left free where files arrive; default: 1 GiB or 6 %, the larger"),
+    ] = None
     follow: Annotated[bool, Meta(description="make casting nodes on a fallback cluster too")] = (
         False
     )

@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ("CastDocument", "CastingNodeDocument", "GroupDocument", "Outcome", "Receipt")
+__all__ = (
+    "CastDocument",
+    "CastingNodeDocument",
+    "GroupDocument",
+    "Outcome",
+    "PartDocument",
+    "Receipt",
+    "TransferDocument",
+)
 
 Outcome = Literal["delivered", "sent", "refused", "unreachable", "timed_out", "cancelled"]
 """What became of a message at one recipient. `sent`: handed to the network by UDP, where nobody
@@ -52,6 +60,49 @@ class CastDocument:
     delivered: int
     failed: int
     receipts: Sequence[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class PartDocument:
+    """One recipient of a transfer."""
+
+    recipient: str
+    state: str
+    """`queued`, `running`, `done`, `failed` or `cancelled`."""
+    bytes_verified: int
+    """That the recipient has verified and written."""
+    bytes_sent: int
+    """That were really sent to it, repetitions included."""
+    sha256: str | None
+    path: str | None
+    """Where it is there, once it is done."""
+    skipped: bool = False
+    """The same file was there already."""
+    error: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferDocument:
+    """One file on its way to recipients, or arrived."""
+
+    id: str
+    state: str
+    """`queued`, `running`, `interrupted`, `done`, `partial`, `failed` or `cancelled`."""
+    created_at: str
+    finished_at: str | None
+    source: Mapping[str, str]
+    path: str
+    bytes_total: int | None
+    """Of the file; None while unknown, as is everything else that is None."""
+    bytes_verified: int
+    """At all recipients together."""
+    sha256: str | None
+    speed_bytes_s: float | None
+    """Of verified bytes, in the last seconds."""
+    eta_s: float | None
+    recipients: Sequence[PartDocument]
+    reason: str | None = None
+    """Why it waits, or has failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from castrayd.casting.documents import CastingNodeDocument
 from castrayd.casting.link import Link
 from castrayd.casting.records import Records
 from castrayd.casting.targets import Known
+from castrayd.casting.uploads import HIDDEN
 from castrayd.casting.wanted import WantedNode, Where, choose
 from castrayd.core.health import Check, CheckReport
 from castrayd.errors import ErrorType, Fault, Phase
@@ -48,6 +49,9 @@ class CastingPolicy:
     inbox_messages: int
     dedupe_messages: int
     roots: Mapping[str, Mapping[str, Any]]
+    upload_bytes: int
+    upload_s: float
+    disk_reserve_bytes: int | None
     follow: bool
     """Whether wanted nodes are made on another cluster than the wanted one, too."""
 
@@ -206,6 +210,7 @@ class CastingNodes:
         self._note(one.name, facts, facts["reason"])
 
     def _spec(self, one: WantedNode, node_id: str, attachment: Attachment) -> dict[str, Any]:
+        """Return what an actor is made of."""
         node, policy = attachment.nodes[node_id], self._policy()
         return {
             "name": one.name,
@@ -219,8 +224,18 @@ class CastingNodes:
             "data_dir": policy.data_dir,
             "inbox_capacity": policy.inbox_messages,
             "dedupe_window": policy.dedupe_messages,
+            "disk_reserve": policy.disk_reserve_bytes,
             "roots": {name: dict(root) for name, root in policy.roots.items()},
         }
+
+    def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a node of no public name is made of, that has these roots alone."""
+        one = WantedNode(name, required=False)
+        return self._spec(one, node_id, self._link.attachment()) | {"roots": roots}
+
+    def upload_limits(self) -> tuple[int, float]:
+        """Return the bytes that uploads may take together, and the seconds that each stays."""
+        return self._policy().upload_bytes, self._policy().upload_s
 
     def _note(self, name: str, facts: Mapping[str, Any] | None, reason: str | None) -> None:
         """Take in what was seen of a node; tell what has changed."""
@@ -359,7 +374,7 @@ class CastingNodes:
 
         async with anyio.create_task_group() as tasks:
             for name in names:
-                if name not in self._wanted:
+                if name not in self._wanted and not name.startswith(HIDDEN):
                     tasks.start_soon(ask, name)
         self._foreign = found
         self._foreign_s = monotonic()

@@ -2,17 +2,15 @@
 
 from typing import TypeVar
 
+import anyio
 import msgspec
 
 from castrayd.ledger import Ledger
-from castrayd.threads import Threads
+from castrayd.threads import READS
 
 __all__ = ("Records",)
 
 _T = TypeVar("_T", bound=msgspec.Struct)
-
-WRITES = Threads(1)
-"""One after another: what is asked for last is what stays."""
 
 
 class Records:
@@ -20,6 +18,8 @@ class Records:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._turn = anyio.Lock()
+        """Writes go one after another, in the order in which they were asked for."""
 
     def all(self, kind: type[_T]) -> list[_T]:
         """Return every record of a kind; blocks, for the start."""
@@ -29,8 +29,10 @@ class Records:
     async def put(self, kind: type[_T], key: str, record: _T) -> None:
         """Keep a record in the place of one with the same key."""
         body = msgspec.json.encode(record)
-        await WRITES.run(lambda: self._ledger.put_record(kind.__name__, key, body))
+        async with self._turn:
+            await READS.run(lambda: self._ledger.put_record(kind.__name__, key, body))
 
     async def delete(self, kind: type[msgspec.Struct], key: str) -> None:
         """Forget a record."""
-        await WRITES.run(lambda: self._ledger.delete_record(kind.__name__, key))
+        async with self._turn:
+            await READS.run(lambda: self._ledger.delete_record(kind.__name__, key))

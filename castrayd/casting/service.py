@@ -6,22 +6,28 @@ The composition root makes one and runs it beside the supervisor; requests may c
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import anyio
 
-from castrayd.casting.documents import CastDocument
+from castrayd.casting.documents import CastDocument, PartDocument, TransferDocument
 from castrayd.casting.groups import Groups
 from castrayd.casting.link import Link
 from castrayd.casting.messages import Messages
 from castrayd.casting.nodes import CastingNodes, CastingPolicy
+from castrayd.casting.paths import basename, checked
+from castrayd.casting.plans import ACTIVE, Transfer
 from castrayd.casting.records import Records
 from castrayd.casting.targets import To, resolve
+from castrayd.casting.transfers import Transfers
+from castrayd.casting.uploads import Uploads
 from castrayd.ledger import Ledger
 from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
 from castrayd.supervisor.documents import NodeDocument
 from castrayd.supervisor.service import AttachmentService
+from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.facts import CastFinished
 from castrayd.telemetry.publisher import Publisher
 
@@ -31,6 +37,10 @@ BATCH: Final = 100
 FOLLOW_S: Final = 10.0
 """How long one look at an inbox waits for something to come."""
 AGAIN_S: Final = 1.0
+_KINDS: Final = {
+    "path_forbidden": ApiErrorType.PATH_FORBIDDEN,
+    "not_found": ApiErrorType.NOT_FOUND,
+}
 READ_S: Final = 5.0
 """What a look at a casting node may take, beside what it is told to wait."""
 
@@ -45,21 +55,30 @@ class CastingService:
         publisher: Publisher,
         daemon_id: str,
         policy: Callable[[], CastingPolicy],
+        clock: Clock,
+        uploads: Path,
     ) -> None:
+        """`uploads` is the folder for what is uploaded."""
         records = Records(ledger)
         self.link = Link(service, daemon_id)
         self.groups = Groups(records)
         self.nodes = CastingNodes(self.link, records, publisher, policy)
         self._publisher = publisher
         self._messages: Messages | None = None
+        self.uploads = Uploads(
+            uploads, self.link, self.nodes.hidden, self.nodes.upload_limits, self._in_use
+        )
+        self.transfers = Transfers(self.link, records, self.uploads, publisher, clock)
         self.groups.restore()
         self.nodes.restore()
+        self.transfers.restore()
 
     async def run(self, demo_nodes: int) -> None:
         """Keep the casting nodes until cancelled; first want so many for a demonstration."""
         await self.nodes.demo(demo_nodes)
         async with anyio.create_task_group() as tasks:
             self._messages = Messages(self.link, tasks)
+            tasks.start_soon(self.transfers.run, name="transfers")
             await self.nodes.run()
 
     async def cast(  # noqa: PLR0913  a message has these
@@ -100,6 +119,69 @@ class CastingService:
             )
         )
         return done
+
+    async def transfer(
+        self,
+        node: str | None,
+        source: str,
+        to: To,
+        path: str | None,
+        *,
+        if_exists: str,
+        bandwidth_bytes_s: int | None,
+    ) -> TransferDocument:
+        """Accept a transfer of a node's file, or of an upload, to whom it is meant for.
+
+        Raises `ApiError`: `path_forbidden`, `not_found`; `not_connected` where who is meant only
+        the cluster can tell.
+        """
+        if node is not None:
+            checked(source, "source.path")
+        elif not self.uploads.has(source):
+            message = f"no such upload: {source}"
+            raise ApiError(ApiErrorType.NOT_FOUND, message, field="source.upload")
+        target = checked(path or f"files:{basename(source)}", "path")
+        if not isinstance(to, list | tuple) and not str(to).startswith("group:"):
+            self.link.attachment()  # who is meant only the cluster can tell
+        names = await self.resolve(to, node)
+        one = await self.transfers.create(
+            node, source, names, target, if_exists=if_exists, bandwidth_bytes_s=bandwidth_bytes_s
+        )
+        return self.document(one)
+
+    def document(self, one: Transfer) -> TransferDocument:
+        """Return what the API shows of a transfer."""
+        speed, eta_s = self.transfers.speed(one)
+        source = {"upload": one.source} if one.node is None else {
+            "node": one.node, "path": one.source,
+        }  # fmt: skip
+        return TransferDocument(
+            one.id, one.state, one.created_at, one.finished_at, source, one.path,
+            one.bytes_total, one.bytes_verified, one.sha256, speed, eta_s,
+            [
+                PartDocument(
+                    part.recipient, part.state, part.bytes_verified, part.bytes_sent,
+                    part.sha256, part.path, part.skipped, part.error,
+                )
+                for part in one.parts
+            ],
+            one.reason,
+        )  # fmt: skip
+
+    async def listing(self, name: str, path: str, limit: int) -> list[Mapping[str, Any]]:
+        """Return what is in a folder of a node's root.
+
+        Raises `ApiError`: `not_connected`, `not_found`, `path_forbidden`.
+        """
+        answer = await self._asked(name, "files", path, limit, timeout_s=READ_S)
+        if error := answer.get("error"):
+            kind = _KINDS.get(error["type"], ApiErrorType.INTERNAL)
+            raise ApiError(kind, error["message"], field="path")
+        return list(answer["files"])
+
+    def _in_use(self) -> set[str]:
+        """Name the uploads that transfers still need."""
+        return {o.source for o in self.transfers.all() if o.node is None and o.state in ACTIVE}
 
     async def resolve(self, to: To, sender: str | None) -> tuple[str, ...]:
         """Return the names that are meant; the cluster is asked only where it matters."""

@@ -23,6 +23,7 @@ from castrayd.supervisor.documents import (
     SessionDocument,
     StandingWarning,
     Status,
+    TransfersDocument,
 )
 from castrayd.supervisor.supervisor import Step, Supervisor
 from castrayd.telemetry.clock import Clock
@@ -60,6 +61,8 @@ class AttachmentService:
         """Standing warnings of the daemon, beside those that follow from the state."""
         self.casting: Callable[[], CastingDocument] = CastingDocument
         """What there is of casting, for status."""
+        self.transfers: Callable[[], TransfersDocument] = TransfersDocument
+        """The same of transfers."""
         self._supervisor = supervisor
         self._clock = clock
         self._identity = identity
@@ -164,6 +167,7 @@ class AttachmentService:
             states=self._supervisor.times.document(),
             warnings=(*self.warnings, *self._state_warnings()),
             casting=self.casting(),
+            transfers=self.transfers(),
         )
 
     def standing(self, events_dropped: int) -> Standing:

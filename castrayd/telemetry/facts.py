@@ -26,6 +26,9 @@ __all__ = (
     "NodesChanged",
     "SessionOutput",
     "StateChanged",
+    "TransferFinished",
+    "TransferProgress",
+    "TransferStarted",
     "plain",
 )
 
@@ -143,6 +146,44 @@ class CastFinished:
 
 
 @dataclass(frozen=True, slots=True)
+class TransferStarted:
+    """A file is on its way."""
+
+    NAME: ClassVar = "castray.transfer.started"
+    id: str
+    sender: str
+    recipients: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferProgress:
+    """How far a file is, about once a second; not kept over restarts."""
+
+    NAME: ClassVar = "castray.transfer.progress"
+    id: str
+    state: str
+    bytes_verified: int
+    """At all recipients together."""
+    bytes_total: int | None
+    """Of the file; None while unknown."""
+    speed_bytes_s: float | None
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TransferFinished:
+    """A file has arrived, or will not."""
+
+    NAME: ClassVar = "castray.transfer.finished"
+    id: str
+    state: str
+    bytes_verified: int
+    sha256: str | None
+    outcomes: Mapping[str, str]
+    """By recipient: `done`, or the type of its error."""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionOutput:
     """The session's process has said something."""
 
@@ -169,6 +210,9 @@ Fact: TypeAlias = (
     | CasterReady
     | CasterLost
     | CastFinished
+    | TransferStarted
+    | TransferProgress
+    | TransferFinished
     | SessionOutput
     | InternalFault
 )

@@ -23,6 +23,9 @@ from castrayd.telemetry.facts import (
     NodesChanged,
     SessionOutput,
     StateChanged,
+    TransferFinished,
+    TransferProgress,
+    TransferStarted,
 )
 from castrayd.telemetry.noise import NoiseGate
 
@@ -62,6 +65,8 @@ class Wording:
                 return _caster(fact)
             case CastFinished():
                 return _cast(fact)
+            case TransferStarted() | TransferProgress() | TransferFinished():
+                return _transfer(fact)
             case SessionOutput():
                 return _output(fact)
             case InternalFault():
@@ -238,3 +243,23 @@ def _cast(fact: CastFinished) -> Line:
 
 
 _GOOD: Final = frozenset({"delivered", "sent"})
+
+
+def _transfer(fact: TransferStarted | TransferProgress | TransferFinished) -> Line:
+    keys: dict[str, Any] = {"castray.transfer.id": fact.id}
+    match fact:
+        case TransferStarted():
+            keys["castray.caster"] = fact.sender
+            message = f"transfer {fact.id} of {fact.sender} to {', '.join(fact.recipients)}"
+            return Line("info", message[:1024], keys)
+        case TransferProgress():
+            keys["castray.transfer.bytes"] = fact.bytes_verified
+            return Line("debug", f"transfer {fact.id} {fact.state}", keys)
+        case TransferFinished():
+            keys |= {
+                "castray.transfer.state": fact.state,
+                "castray.transfer.bytes": fact.bytes_verified,
+            }
+            ends = ", ".join(f"{name} {what}" for name, what in fact.outcomes.items())
+            level = "info" if fact.state in {"done", "cancelled"} else "warning"
+            return Line(level, f"transfer {fact.id} {fact.state}: {ends}"[:1024], keys)

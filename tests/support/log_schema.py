@@ -72,6 +72,9 @@ _CASTING: Final = {
     "castray.cast.delivered": _COUNT,
     "castray.cast.failed": _COUNT,
     "castray.cast.duration_s": _SECONDS,
+    "castray.transfer.id": _TEXT,
+    "castray.transfer.state": _TEXT,
+    "castray.transfer.bytes": _COUNT,
     "ray.node.id": {"type": "string", "pattern": "^[0-9a-f]+$"},
 }
 _OTHERS: Final = {

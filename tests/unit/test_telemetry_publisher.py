@@ -26,6 +26,9 @@ from castrayd.telemetry.facts import (
     NodesChanged,
     SessionOutput,
     StateChanged,
+    TransferFinished,
+    TransferProgress,
+    TransferStarted,
 )
 from castrayd.telemetry.logs import LogFormat, LogLevel, configure
 from castrayd.telemetry.publisher import Publisher
@@ -88,6 +91,9 @@ TOLD: tuple[Fact, ...] = (
     NodesChanged(["a"], ["b"], 3, 1),
     CasterReady("demo", "n1", "10.0.0.1"),
     CasterLost("demo", "no living node is such a place"),
+    TransferStarted("t1", "a", ["b"]),
+    TransferProgress("t1", "running", 1, 2, 1.0, 1.0),
+    TransferFinished("t1", "partial", 2, "ab" * 32, {"b": "done", "c": "disk_full"}),
     CastFinished("m1", "demo", 1, 1, 0.01, {"a": "delivered", "b": "unreachable"}),
     SessionOutput("s1", "stderr", "hello"),
     InternalFault(REFUSED),

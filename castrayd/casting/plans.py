@@ -1,0 +1,146 @@
+"""Transfers as the ledger keeps them, and how one is cut into chunks. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+__all__ = ("ACTIVE", "Part", "Transfer", "anew", "merged", "plan", "sizes")
+
+ACTIVE: Final = frozenset({"queued", "running", "interrupted"})
+"""States in which a transfer goes on by itself."""
+
+MIB: Final = 2**20
+CHUNK_BYTES: Final = 16 * MIB
+LEAST_CHUNK_BYTES: Final = 256 * 1024
+WINDOW_BYTES: Final = 128 * MIB
+"""In flight at most, where the object stores are large."""
+STORE_SHARE: Final = 0.15
+"""Of the smallest object store that takes part: the users' own objects come first."""
+MOST_CHUNKS: Final = 8
+
+
+class Part(Struct, frozen=True):
+    """One recipient of a transfer."""
+
+    recipient: str
+    path: str | None = None
+    """As it is there, once it is done."""
+    state: str = "queued"
+    bytes_verified: int = 0
+    bytes_sent: int = 0
+    """What was really sent to it, by all senders that there were."""
+    sent_before: int = 0
+    """Of these what senders before the last one have sent."""
+    sha256: str | None = None
+    error: Mapping[str, str] | None = None
+    skipped: bool = False
+    """The same file was there."""
+
+
+class Transfer(Struct, frozen=True):
+    """One transfer; the ledger has it from the moment it is accepted."""
+
+    id: str
+    created_at: str
+    node: str | None
+    """Whose file it is; None for an upload."""
+    source: str
+    """`root:relative` on that node, or the upload's name."""
+    path: str
+    """`root:relative` at every recipient."""
+    parts: tuple[Part, ...]
+    if_exists: str = "refuse"
+    bandwidth_bytes_s: int | None = None
+    state: str = "queued"
+    reason: str | None = None
+    """Why it waits, or has failed as a whole."""
+    chunk_bytes: int | None = None
+    bytes_total: int | None = None
+    sha256: str | None = None
+    finished_at: str | None = None
+
+    @property
+    def bytes_verified(self) -> int:
+        """What has been verified at all recipients together."""
+        return sum(part.bytes_verified for part in self.parts)
+
+
+def sizes(stores: Iterable[float], rate: int | None) -> tuple[int, int]:
+    """Return the bytes of a chunk, and how many chunks may be in flight.
+
+    `stores` are the bytes of the object stores that take part. With a limit of `rate` bytes a
+    second a chunk takes at most a quarter of a second.
+    """
+    room = min([WINDOW_BYTES, *(STORE_SHARE * store for store in stores)])
+    chunk = CHUNK_BYTES
+    while chunk > LEAST_CHUNK_BYTES and (chunk * 2 > room or (rate and chunk > rate / 4)):
+        chunk //= 2
+    return chunk, int(max(2, min(MOST_CHUNKS, room // chunk)))
+
+
+def plan(transfer: Transfer, window: int, source: str) -> dict[str, Any]:
+    """Return what the sender is told: only what is not done yet."""
+    return {
+        "id": transfer.id,
+        "source": source,
+        "path": transfer.path,
+        "chunk_bytes": transfer.chunk_bytes,
+        "window": window,
+        "if_exists": transfer.if_exists,
+        "rate": transfer.bandwidth_bytes_s,
+        "patience_s": 60,
+        "recipients": [p.recipient for p in transfer.parts if p.state not in {"done", "failed"}],
+    }
+
+
+def merged(transfer: Transfer, progress: Mapping[str, Any]) -> Transfer:
+    """Take in what the sender says of its part of it."""
+    said = {one["recipient"]: one for one in progress["recipients"]}
+    parts = tuple(
+        _told(part, said[part.recipient]) if part.recipient in said else part
+        for part in transfer.parts
+    )
+    state = _state(parts) if progress["state"] != "running" else "running"
+    error = progress.get("error")
+    return msgspec.structs.replace(
+        transfer,
+        parts=parts,
+        state=state,
+        reason=error["message"] if error and state == "failed" else None,
+        bytes_total=progress["bytes_total"],
+        sha256=progress["sha256"] or transfer.sha256,
+    )
+
+
+def anew(transfer: Transfer) -> Transfer:
+    """Return it as it is when another sender takes it up."""
+    parts = tuple(
+        msgspec.structs.replace(part, sent_before=part.bytes_sent) for part in transfer.parts
+    )
+    return msgspec.structs.replace(transfer, parts=parts)
+
+
+def _told(part: Part, said: Mapping[str, Any]) -> Part:
+    return Part(
+        part.recipient,
+        said["path"],
+        said["state"],
+        said["bytes_verified"],
+        part.sent_before + said["bytes_sent"],
+        part.sent_before,
+        said["sha256"],
+        said["error"],
+        bool(said.get("skipped")),
+    )
+
+
+def _state(parts: Sequence[Part]) -> str:
+    """Sum up what has become of the recipients, all of which have ended."""
+    states = {part.state for part in parts}
+    if states == {"done"}:
+        return "done"
+    if "done" in states:
+        return "partial"
+    return "cancelled" if states == {"cancelled"} else "failed"
