@@ -1,0 +1,197 @@
+"""One file on its way in: begun or resumed, taken chunk by chunk, published whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from castrayd.driver.caster.partial import Partial
+from castrayd.driver.caster.publish import publish, standing, standing_sha256
+from castrayd.driver.caster.roots import FileRefusal, Roots
+
+__all__ = ("Receipt", "Reserve")
+
+Reserve = Callable[[os.statvfs_result], int]
+"""How many bytes of a file system are to stay free."""
+
+
+class Receipt:
+    """Thread-safe; raises FileRefusal and OSError. `note` is called before a file is made."""
+
+    def __init__(self, roots: Roots, reserve: Reserve, note: Callable[[str], None]) -> None:
+        self._roots = roots
+        self._reserve = reserve
+        self._note = note
+        self._lock = threading.Lock()
+        self._spec: dict[str, Any] = {}
+        self._folder = -1
+        self._partial: Partial | None = None
+        self._result: dict[str, Any] | None = None
+        self._touched = time.monotonic()
+
+    def idle_s(self) -> float:
+        """Return for how long nobody has asked anything of it."""
+        return time.monotonic() - self._touched
+
+    def begin(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Make it, resume it, or go on with it; see `Incoming.begin`."""
+        self._touched = time.monotonic()
+        with self._lock:
+            if self._result:
+                return {"done": self._result}
+            if self._partial is None or not _same(spec, self._spec):
+                self._leave()
+                there = self._open(spec)
+                if there:
+                    return {"there": there, "have": []}
+            return {"have": self._have()}
+
+    def _have(self) -> list[list[Any]]:
+        held = self._partial.held if self._partial else {}
+        return [[index, digest.hex()] for index, digest in sorted(held.items())]
+
+    def _open(self, spec: dict[str, Any]) -> str | None:
+        """Open it; returns the sha256 of what stands there when that could be the same file."""
+        self._spec = spec
+        try:
+            there = self._look()
+            if there is None:
+                self._ready()
+        except BaseException:
+            self._leave()
+            raise
+        if there is not None:
+            self._leave()
+        return there
+
+    def _look(self) -> str | None:
+        """Look at what stands under the name; raises FileRefusal where it may not be touched."""
+        path, size = self._spec["path"], self._spec["size"]
+        try:
+            self._folder, leaf = self._roots.open_parent(path, make=False)
+        except FileRefusal as refusal:
+            if refusal.type != "not_found":
+                raise
+            return None
+        there = standing(self._folder, leaf)
+        if there is None:
+            return None
+        regular = stat.S_ISREG(there.st_mode)
+        if regular and there.st_size == size and not self._spec.get("differs"):
+            return standing_sha256(self._folder, leaf)
+        if_exists = self._spec["if_exists"]
+        if if_exists == "refuse" or (if_exists == "replace" and not regular):
+            raise FileRefusal("exists", f"{path}: something else is there already")
+        return None
+
+    def _ready(self) -> None:
+        """Resume what an earlier process left, or make it, where there is room for it."""
+        resumed = self._folder >= 0 and self._new_partial().resume()
+        if not resumed:
+            self._partial = None
+        self._check_space(resumed=resumed)
+        self._note(self._spec["path"])
+        if not resumed:
+            if self._folder < 0:
+                self._folder, _ = self._roots.open_parent(self._spec["path"])
+            self._new_partial().make()
+
+    def _new_partial(self) -> Partial:
+        spec = self._spec
+        self._partial = Partial(self._folder, spec["id"], spec["size"], spec["chunk_bytes"])
+        return self._partial
+
+    def _check_space(self, *, resumed: bool) -> None:
+        needed = self._partial.to_write() if self._partial else self._spec["size"]
+        if resumed and not needed:
+            return
+        disk = self._roots.space(self._spec["path"])
+        free, reserve = disk.f_bavail * disk.f_frsize, self._reserve(disk)
+        if free < needed + reserve:
+            message = f"{needed} bytes to write and {reserve} to stay free, but {free} are free"
+            raise FileRefusal("disk_full", f"{self._spec['path']}: {message}")
+
+    def take(self, index: int, digest: bytes, data: memoryview, *, again: bool) -> int:
+        """Verify and write a chunk; returns its length. No view of `data` is kept.
+
+        One that is held already is not written again, and verified only if it is sent `again`.
+        """
+        self._touched = time.monotonic()
+        partial = self._open_partial()
+        if not 0 <= index < partial.count or len(data) != partial.length(index):
+            raise FileRefusal("internal", f"chunk {index} of {len(data)} bytes fits nowhere")
+        if partial.held.get(index) != digest or again:
+            if hashlib.sha256(data).digest() != digest:
+                raise FileRefusal("checksum_mismatch", f"chunk {index} is not what was sent")
+            self._write(index, digest, data)
+        return len(data)
+
+    def _write(self, index: int, digest: bytes, data: memoryview) -> None:
+        # under the lock: two copies of a chunk that was changed meanwhile must not mix
+        with self._lock:
+            partial = self._open_partial()
+            if partial.held.get(index) == digest:
+                return
+            partial.write(index, digest, data)
+            unsynced = partial.take_sync_turn()
+        if unsynced is not None:
+            try:
+                os.fdatasync(unsynced)
+            finally:
+                os.close(unsynced)
+
+    def _open_partial(self) -> Partial:
+        if self._partial is None:
+            raise FileRefusal("unknown_transfer", "not begun, or not since this node started")
+        return self._partial
+
+    def finish(self, sha256: str, mode: int) -> dict[str, Any]:
+        """Publish it under its final name; returns the result, the same one when asked again."""
+        self._touched = time.monotonic()
+        with self._lock:
+            if self._result is None:
+                self._result = self._publish(self._open_partial(), sha256, mode)
+                self._leave()
+            return self._result
+
+    def _publish(self, partial: Partial, sha256: str, mode: int) -> dict[str, Any]:
+        missing = partial.missing()
+        if missing:
+            some = ", ".join(map(str, missing[:10]))
+            raise FileRefusal("internal", f"{len(missing)} chunks are missing: {some}")
+        root, _, below = self._spec["path"].partition(":")
+        parent, slash, leaf = below.rpartition("/")
+        partial.seal(mode)
+        name = publish(self._folder, partial.part_name, leaf, self._spec["if_exists"])
+        partial.discard()
+        path = f"{root}:{parent}{slash}{name}"
+        return {"path": path, "bytes": partial.size, "sha256": sha256}
+
+    def abandon(self) -> None:
+        """Remove what there is of it."""
+        with self._lock:
+            if self._partial is not None:
+                self._partial.discard()
+            self._leave()
+
+    def close(self) -> None:
+        """Let go of it, leaving on the disk what there is, to be resumed."""
+        with self._lock:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._partial is not None:
+            self._partial.close()
+        self._partial = None
+        if self._folder >= 0:
+            os.close(self._folder)
+        self._folder = -1
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one[key] == other[key] for key in ("path", "size", "chunk_bytes", "if_exists"))
