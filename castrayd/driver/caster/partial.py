@@ -17,9 +17,11 @@ from castrayd.driver.caster.roots import TEMP_PREFIX
 
 __all__ = ("Partial", "discard")
 
-_HEADER = struct.Struct(">8sQI")
+_HEADER = ">8sQI"
+_HEADER_BYTES = struct.calcsize(_HEADER)
 _MAGIC = b"castray1"
-_RECORD = struct.Struct(">I32s")
+_RECORD = ">I32s"  # a format, for a Struct cannot go to the cluster by value
+_RECORD_BYTES = struct.calcsize(_RECORD)
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 SYNC_BYTES = 64 * 1024 * 1024
@@ -65,17 +67,17 @@ class Partial:
     def _claimed(self) -> dict[int, bytes] | None:
         """Read the log; None when it is of another file than ours. A torn last record is cut."""
         facts = os.fstat(self._data)
-        header = os.pread(self._claims, _HEADER.size, 0)
+        header = os.pread(self._claims, _HEADER_BYTES, 0)
         if header != self._header() or not stat.S_ISREG(facts.st_mode) or facts.st_size < self.size:
             return None
-        length = os.fstat(self._claims).st_size - _HEADER.size
-        whole = length - length % _RECORD.size
-        os.ftruncate(self._claims, _HEADER.size + whole)
-        records = _RECORD.iter_unpack(os.pread(self._claims, whole, _HEADER.size))
+        length = os.fstat(self._claims).st_size - _HEADER_BYTES
+        whole = length - length % _RECORD_BYTES
+        os.ftruncate(self._claims, _HEADER_BYTES + whole)
+        records = struct.iter_unpack(_RECORD, os.pread(self._claims, whole, _HEADER_BYTES))
         return {index: digest for index, digest in records if index < self.count}
 
     def _header(self) -> bytes:
-        return _HEADER.pack(_MAGIC, self.size, self._chunk_bytes)
+        return struct.pack(_HEADER, _MAGIC, self.size, self._chunk_bytes)
 
     def _is_true(self, index: int, digest: bytes) -> bool:
         data = os.pread(self._data, self.length(index), index * self._chunk_bytes)
@@ -110,7 +112,7 @@ class Partial:
         written = 0
         while written < len(data):
             written += os.pwrite(self._data, data[written:], offset + written)
-        os.write(self._claims, _RECORD.pack(index, digest))
+        os.write(self._claims, struct.pack(_RECORD, index, digest))
         self.held[index] = digest
         self._unsynced += len(data)
 
