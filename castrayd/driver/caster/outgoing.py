@@ -1,0 +1,98 @@
+"""One file on its way from this casting node to others, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from typing import Any
+
+from castrayd.driver.caster.roots import FileRefusal, Roots, refusal_of
+from castrayd.driver.caster.sending import Sending
+from castrayd.driver.caster.source import Source
+
+__all__ = ("Outgoing",)
+
+
+class Outgoing:
+    """A transfer by its plan. A later process that is given the same plan goes on with it.
+
+    `plan` is `{"id", "source": "root:path", "path": "root:path", "chunk_bytes", "window",
+    "if_exists", "rate": bytes/s or None, "patience_s", "recipients": [{"name", "actor"}]}`.
+    """
+
+    def __init__(self, plan: dict[str, Any], roots: Roots, namespace: str) -> None:
+        self._plan = plan
+        self._roots = roots
+        self._sending = Sending(plan, namespace)
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = self._is_over = False
+        self._error: dict[str, Any] | None = None
+
+    def start(self) -> None:
+        """Begin to send."""
+        name = f"send-{self._plan['id']}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def cancel(self) -> None:
+        """Stop sending; what the recipients have of the file is removed. Idempotent."""
+        with self._lock:
+            self._is_cancelled = True
+            if self._loop and self._task:
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def progress(self) -> dict[str, Any]:
+        """Return where the transfer and each recipient stand."""
+        source = self._sending.source
+        state = self._state()  # first, so that an ended one is told with its ends
+        return {
+            "id": self._plan["id"],
+            "state": state,
+            "bytes_total": source.size if source else None,
+            "sha256": source.sha256 if source else None,
+            "error": self._error,
+            "recipients": [one.progress() for one in self._sending.recipients],
+        }
+
+    def _state(self) -> str:
+        if not self._is_over:
+            return "running"
+        ends = [one.state for one in self._sending.recipients]
+        if "cancelled" in ends:
+            return "cancelled"
+        if "done" not in ends:
+            return "failed"
+        return "partial" if "failed" in ends else "done"
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except asyncio.CancelledError:
+            pass  # as was wanted
+        except FileRefusal as refusal:
+            self._error = refusal.document()["error"]
+        except OSError as error:
+            self._error = refusal_of(error, self._plan["source"]).document()["error"]
+        except Exception as error:  # noqa: BLE001  it must be told, not only printed
+            traceback.print_exc()
+            self._error = {"type": "internal", "message": f"{type(error).__name__}: {error}"}
+        self._close()
+
+    def _close(self) -> None:
+        for one in self._sending.recipients:
+            if not one.has_ended:
+                one.drop(self._error)
+        self._sending.close()
+        with self._lock:
+            self._loop = None
+        self._is_over = True
+
+    async def _main(self) -> None:
+        with self._lock:
+            self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+            if self._is_cancelled:
+                return
+        source = Source(self._roots.open_file(self._plan["source"]), self._plan["chunk_bytes"])
+        await self._sending.run(source)

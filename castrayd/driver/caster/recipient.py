@@ -1,0 +1,288 @@
+"""One recipient of a file, as its sender sees it: begun, sent to, lost sight of, done."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from castrayd.driver.caster.remote import Gone, Remote
+from castrayd.driver.caster.source import Source
+
+__all__ = ("TRIES", "Recipient")
+
+TRIES = 4
+"""A chunk that arrives damaged, or not at all, is sent so often."""
+_FINISHES = 5
+_SHAKES = 5
+"""Lost so often in a row, each time just after it was begun, it is given up."""
+_CALL_S = 30.0
+_ABANDON_S = 5.0
+_RETRY_S = 1.0
+_SLOW_BYTES_S = 50e6
+"""A file is hashed and synced at least so fast, or asking for it is given up and repeated."""
+
+
+class Spawn(Protocol):
+    """Run a coroutine beside the rest; one that is the recipient's last is waited for."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None: ...
+
+
+class Recipient:
+    """For use in one loop; `progress` from any thread. `changed` is called on every new state."""
+
+    def __init__(
+        self,
+        plan: dict[str, Any],
+        name: str,
+        remote: Remote,
+        spawn: Spawn,
+        changed: Callable[[], None],
+    ) -> None:
+        self.name = name
+        self._plan = plan
+        self._remote = remote
+        self._spawn = spawn
+        self._changed = changed
+        self._state = "beginning"
+        self._source: Source | None = None
+        self._hashed: Callable[[], Any]
+        self._life = 0
+        """How often it has begun: what concerns an earlier life is heard no more."""
+        self._trouble_since: float | None = None
+        self._shakes = 0
+        """How often in a row it was lost without a chunk between."""
+        self._differs = False
+        self._finishes = 0
+        self._held: set[int] = set()
+        self.claimed: dict[int, bytes] = {}
+        """What it said it has; it counts where the source has the same."""
+        self._verified = self._sent = 0
+        self._facts: dict[str, Any] = {"sha256": None, "path": None, "error": None}
+        self._skipped = False
+
+    def progress(self) -> dict[str, Any]:
+        """Return where it stands. Bytes are verified when it has said so, sent when they went."""
+        running = self._state in {"beginning", "ready"}
+        return {
+            "recipient": self.name,
+            "state": "running" if running else self._state,
+            "bytes_verified": self._verified,
+            "bytes_sent": self._sent,
+            **self._facts,
+            "skipped": self._skipped,
+        }
+
+    @property
+    def state(self) -> str:
+        """One of beginning, ready, done, failed, cancelled."""
+        return self._state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes chunks now."""
+        return self._state == "ready"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self._state not in {"beginning", "ready"}
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether it was asked, and did not answer."""
+        return self._trouble_since is not None
+
+    def _turn(self, state: str) -> None:
+        self._state = state
+        self._changed()
+
+    async def begin(self, source: Source, hashed: Callable[[], Any]) -> None:
+        """Begin or resume; where it does not answer, again each second until patience ends.
+
+        `hashed` is awaited for the source's sha256 when the same file may be there already.
+        """
+        self._source, self._hashed = source, hashed
+        plan = self._plan
+        spec = {key: plan[key] for key in ("id", "path", "chunk_bytes", "if_exists")}
+        while self._state == "beginning":
+            spec = {**spec, "size": source.size, "differs": self._differs}
+            try:
+                await self._remote.find(self._call_s)
+                answer = await self._remote.ask("file_begin", self._slow_s, spec)
+            except Gone as gone:
+                if not self._has_patience(str(gone)):
+                    return
+                await asyncio.sleep(_RETRY_S)  # noqa: TID251  the cluster has no anyio
+            else:
+                await self._begun(answer)
+
+    async def _begun(self, answer: dict[str, Any]) -> None:
+        if "error" in answer:
+            self.fail(answer["error"])
+        elif "done" in answer:
+            self._done(answer["done"])
+        elif "there" in answer:
+            await self._compare(answer["there"])
+        else:
+            self._resume(answer["have"])
+
+    async def _compare(self, there: str) -> None:
+        if await self._hashed() != there:
+            self._differs = True  # and is begun again with that
+            return
+        self._skipped = True
+        size = self._source.size if self._source else 0
+        self._done({"path": self._plan["path"], "bytes": size, "sha256": there})
+        self._abandon()
+
+    def _resume(self, have: list[list[Any]]) -> None:
+        self.claimed = {index: bytes.fromhex(digest) for index, digest in have}
+        self._held = set()
+        self._verified = 0
+        digests = self._source.digests if self._source else []
+        for index, digest in self.claimed.items():
+            if digests[index] == digest:
+                self._hold(index)
+        self._life += 1
+        self._trouble_since = None
+        self._turn("ready")
+
+    def _hold(self, index: int) -> None:
+        if index not in self._held and self._source:
+            self._held.add(index)
+            self._verified += self._source.length(index)
+
+    def wants(self, index: int, digest: bytes) -> bool:
+        """Whether it is to be sent this chunk now."""
+        if self.is_ready and self.claimed.get(index) == digest:
+            self._hold(index)
+        return self.is_ready and index not in self._held
+
+    def lacks(self, index: int) -> bool:
+        """Whether it has not said to have this chunk, as far as is known."""
+        return index not in self._held
+
+    async def deliver(
+        self, index: int, digest: bytes, refs: list[Any], *, relay: bool = False
+    ) -> list[Any]:
+        """Send a chunk: the first of the refs, another when that is lost or arrives damaged.
+
+        Returns the refs under which a relay has put it again; none when it has not.
+        """
+        error: dict[str, Any] = {}
+        for ref in refs:
+            if not self.is_ready:
+                return []
+            life = self._life
+            self._sent += self._source.length(index) if self._source else 0
+            try:
+                answer = await self._remote.ask(
+                    "file_take", self._call_s, self._plan["id"], index, digest.hex(), [ref], relay
+                )
+            except Gone as gone:
+                self._shake(life, str(gone))
+                return []
+            if life != self._life:
+                return []
+            error = answer.get("error", {})
+            if not error:
+                self._hold(index)
+                self._shakes = 0
+                return list(answer.get("refs", ()))
+            if error["type"] not in {"checksum_mismatch", "object_lost"}:
+                break
+        self._refused(life, error)
+        return []
+
+    def _refused(self, life: int, error: dict[str, Any]) -> None:
+        if error["type"] in {"unknown_transfer", "object_lost"}:
+            self._shake(life, error["message"])
+        else:
+            self.fail(error)
+
+    async def finish(self, sha256: str) -> None:
+        """Have it publish the file, of which it has all."""
+        self._finishes += 1
+        life = self._life
+        try:
+            answer = await self._remote.ask("file_finish", self._slow_s, self._plan["id"], sha256)
+        except Gone as gone:
+            self._shake(life, str(gone))
+            return
+        error = answer.get("error")
+        if error is None:
+            self._done(answer)
+        elif error["type"] in {"unknown_transfer", "internal"} and self._finishes < _FINISHES:
+            self._shake(life, error["message"])
+        else:
+            self.fail(error)
+
+    def _shake(self, life: int, message: str) -> None:
+        """Begin it again in the background, unless that was done since `life`."""
+        if self._life != life or not self.is_ready:
+            return
+        self._shakes += 1
+        if self._shakes > _SHAKES:
+            self.fail({"type": "unreachable", "message": message})
+        elif self._has_patience(message) and self._source:
+            self._turn("beginning")
+            self._spawn(self.begin(self._source, self._hashed))
+
+    def _has_patience(self, message: str) -> bool:
+        """Whether it may still come back; it has failed when not."""
+        now = time.monotonic()
+        if self._trouble_since is None:
+            self._trouble_since = now
+            self._changed()
+        if now - self._trouble_since < self._plan["patience_s"]:
+            return True
+        self.fail({"type": "unreachable", "message": message})
+        return False
+
+    def _done(self, result: dict[str, Any]) -> None:
+        self._facts = {"sha256": result["sha256"], "path": result["path"], "error": None}
+        self._verified = result["bytes"]
+        self._turn("done")
+
+    def fail(self, error: dict[str, Any]) -> None:
+        """End it, unless it has ended; what it has of the file is removed."""
+        self._end("failed", {"type": error["type"], "message": error["message"]})
+
+    def cancel(self) -> None:
+        """End it as nobody wants it any more, unless it has ended."""
+        self._end("cancelled", None)
+
+    def _end(self, state: str, error: dict[str, Any] | None) -> None:
+        if self.has_ended:
+            return
+        self._facts["error"] = error
+        self._turn(state)
+        if not error or error["type"] != "unreachable":
+            self._abandon()
+
+    def drop(self, error: dict[str, Any] | None) -> None:
+        """End it where nothing was ever begun: failed, or with no error cancelled."""
+        self._facts["error"] = error
+        self._state = "failed" if error else "cancelled"
+
+    def _abandon(self) -> None:
+        self._spawn(self._abandoned(), last=True)
+
+    async def _abandoned(self) -> None:
+        try:
+            await self._remote.ask("file_abandon", _ABANDON_S, self._plan["id"])
+        except Gone:
+            return
+
+    @property
+    def _call_s(self) -> float:
+        rate = self._plan.get("rate")
+        return _CALL_S + (self._plan["chunk_bytes"] / rate if rate else 0)
+
+    @property
+    def _slow_s(self) -> float:
+        size = self._source.size if self._source else 0
+        return self._call_s + size / _SLOW_BYTES_S

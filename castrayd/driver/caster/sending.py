@@ -1,0 +1,242 @@
+"""The course of one transfer at its sender: begin at all, send what is missing, finish.
+
+To several recipients a chunk goes to one of them in turn, which puts it again for the others, so
+that the sender's link carries the file once however many receive it. Whoever is lost on the way
+is begun again beside the others, and gets what it has missed in a later pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+from castrayd.driver.caster.recipient import TRIES, Recipient
+from castrayd.driver.caster.remote import Remote
+from castrayd.driver.caster.roots import FileRefusal, refusal_of
+from castrayd.driver.caster.source import Rate, Source
+
+__all__ = ("Sending",)
+
+_THREADS = 4
+_GRACE_S = 2.0
+"""Recipients that begin later than this after the first have their first chunks sent again."""
+_PUTS = 10
+_PUT_AGAIN_S = 1.0
+
+
+class Sending:
+    """One transfer. Everything but `progress` of its recipients happens in one loop."""
+
+    def __init__(self, plan: dict[str, Any], namespace: str) -> None:
+        self._plan = plan
+        self._lookups = ThreadPoolExecutor(_THREADS, "send-find")  # these may hang
+        self._threads = ThreadPoolExecutor(_THREADS, "send")
+        self._in_order = ThreadPoolExecutor(1, "send-hash")
+        self._rate = Rate(plan.get("rate"))
+        self._begins: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
+        self._changed: asyncio.Event | None = None
+        self._refusal: FileRefusal | None = None
+        self._hashing: asyncio.Future[str] | None = None
+        self.source: Source | None = None
+        self.recipients = [self._recipient(one, namespace) for one in plan["recipients"]]
+
+    def _recipient(self, one: dict[str, Any], namespace: str) -> Recipient:
+        remote = Remote(one["actor"], namespace, self._lookups)
+        return Recipient(self._plan, one["name"], remote, self._spawn, self._tell)
+
+    def _tell(self) -> None:
+        if self._changed:
+            self._changed.set()
+
+    def _spawn(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
+        """Run a recipient's coroutine beside the rest; one that is its last is waited for."""
+        task = asyncio.get_running_loop().create_task(work)
+        tasks = self._ends if last else self._begins
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def run(self, source: Source) -> None:
+        """Send to all; returns when each has ended. Raises FileRefusal for a fault of the source.
+
+        Cancelled, it has the recipients remove what they have.
+        """
+        self.source = source
+        self._changed = asyncio.Event()
+        for one in self.recipients:
+            self._spawn(one.begin(source, self._sha256))
+        try:
+            await self._settle()
+            await self._go_on(source)
+        except OSError as error:
+            raise self._failed(refusal_of(error, self._plan["source"])) from error
+        except FileRefusal as refusal:
+            raise self._failed(refusal) from None
+        finally:
+            await self._end()
+
+    def _failed(self, refusal: FileRefusal) -> FileRefusal:
+        for one in self.recipients:
+            one.fail(refusal.document()["error"])
+        return refusal
+
+    async def _end(self) -> None:
+        """Cancel who has not ended, and wait until all have been told."""
+        for task in list(self._begins):
+            task.cancel()
+        for one in self.recipients:
+            one.cancel()
+        await asyncio.gather(*self._ends, return_exceptions=True)
+
+    def close(self) -> None:
+        """Close the source, once no thread reads it any more."""
+        if self.source:
+            self.source.stop()
+        self._lookups.shutdown(wait=False)
+        self._threads.shutdown()
+        self._in_order.shutdown()
+        if self.source:
+            self.source.close()
+
+    async def _settle(self) -> None:
+        """Wait until all have begun, ended or failed to answer; not long for the last of them."""
+        while not all(one.state != "beginning" or one.in_trouble for one in self.recipients):
+            one_is_ready = any(one.is_ready for one in self.recipients)
+            if not await self._change(_GRACE_S if one_is_ready else None):
+                return
+
+    async def _change(self, timeout_s: float | None = None) -> bool:
+        """Wait for a recipient's change; False when none has come."""
+        event = self._changed
+        if event is None:
+            return False
+        event.clear()
+        try:
+            await asyncio.wait_for(event.wait(), timeout_s)
+        except asyncio.TimeoutError:  # noqa: UP041  another class before Python 3.11
+            return False
+        return True
+
+    async def _go_on(self, source: Source) -> None:
+        while pending := [one for one in self.recipients if not one.has_ended]:
+            ready = [one for one in pending if one.is_ready]
+            missing = [i for i in range(source.count) if any(one.lacks(i) for one in ready)]
+            if missing:
+                await self._pass(source, missing)
+            elif ready:
+                await self._finish(source, ready)
+            else:
+                await self._change()
+
+    async def _finish(self, source: Source, ready: list[Recipient]) -> None:
+        sha256 = await self._sha256()
+        await self._in_thread(source.check)
+        await asyncio.gather(*(one.finish(sha256) for one in ready))
+
+    async def _sha256(self) -> str:
+        """Return the source's sha256, reading it for that alone where it must be known before."""
+        source = self.source
+        if source is None:
+            raise FileRefusal("internal", "not begun")
+        if self._hashing is None:
+            loop = asyncio.get_running_loop()
+            self._hashing = loop.run_in_executor(self._in_order, source.hash_all)
+        return await asyncio.shield(self._hashing)
+
+    async def _in_thread(self, work: Any, *arguments: Any, pool: Executor | None = None) -> Any:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(pool or self._threads, work, *arguments)
+
+    async def _pass(self, source: Source, indices: list[int]) -> None:
+        """Send these chunks in order to whoever then lacks them, a window of them at a time."""
+        window = asyncio.Semaphore(self._plan["window"])
+        chunks: set[asyncio.Task[None]] = set()
+        loop = asyncio.get_running_loop()
+        try:
+            for index in indices:
+                await window.acquire()
+                if self._refusal or not await self._somebody():
+                    break
+                if not self._is_wanted(source, index):
+                    window.release()
+                    continue
+                if any(index not in one.claimed for one in self.recipients if one.is_ready):
+                    await self._rate.wait(source.length(index))
+                view = await self._in_thread(source.read, index)
+                hashed = loop.run_in_executor(self._in_order, source.follow, index, view)
+                task = loop.create_task(self._chunk(source, index, view, hashed))
+                chunks.add(task)
+                task.add_done_callback(chunks.discard)
+                task.add_done_callback(lambda _task: window.release())
+            await asyncio.gather(*chunks)
+        finally:
+            for task in chunks:
+                task.cancel()
+        if self._refusal:
+            raise self._refusal
+
+    async def _somebody(self) -> bool:
+        """Wait until a recipient is ready; False when all have ended."""
+        while not any(one.is_ready for one in self.recipients):
+            if all(one.has_ended for one in self.recipients):
+                return False
+            await self._change()
+        return True
+
+    def _is_wanted(self, source: Source, index: int) -> bool:
+        """Whether a chunk is to be read: it always is the first time, for the whole's sha256."""
+        digest = source.digests[index]
+        return digest is None or any(one.wants(index, digest) for one in self.recipients)
+
+    async def _chunk(
+        self, source: Source, index: int, view: memoryview, hashed: "asyncio.Future[None]"
+    ) -> None:
+        try:
+            digest, ref = await self._prepared(source, index, view)
+            await hashed
+            source.give_back(view)
+            targets = [one for one in self.recipients if one.wants(index, digest)]
+            if targets and ref is not None:
+                await _hand_out(index, digest, ref, targets)
+        except FileRefusal as refusal:
+            self._refusal = refusal
+        except OSError as error:
+            self._refusal = refusal_of(error, self._plan["source"])
+
+    async def _prepared(self, source: Source, index: int, view: memoryview) -> tuple[bytes, Any]:
+        """Hash a chunk and put it, at once when it is surely wanted; no ref when it is not."""
+        ready = [one for one in self.recipients if one.is_ready]
+        putting = None
+        if any(index not in one.claimed for one in ready):
+            putting = asyncio.get_running_loop().create_task(self._put(view))
+        digest: bytes = await self._in_thread(source.digest, index, view)
+        if putting is not None:
+            return digest, await putting
+        if any(one.wants(index, digest) for one in self.recipients):
+            return digest, await self._put(view)
+        return digest, None
+
+    async def _put(self, view: memoryview) -> Any:
+        """Put a chunk into this node's object store, waiting for room."""
+        import ray  # noqa: PLC0415
+
+        for _ in range(_PUTS):
+            try:
+                return await self._in_thread(lambda: ray.put(pickle.PickleBuffer(view)))
+            except ray.exceptions.RayError as error:
+                message = f"{type(error).__name__}: {error}"[:500]
+            await asyncio.sleep(_PUT_AGAIN_S)  # noqa: TID251  the cluster has no anyio
+        raise FileRefusal("internal", f"this node's object store takes nothing: {message}")
+
+
+async def _hand_out(index: int, digest: bytes, ref: Any, targets: list[Recipient]) -> None:
+    """Send a chunk to one in turn, and to the others what that one has put again."""
+    own = [ref] * TRIES
+    relay = targets.pop(index % len(targets))
+    again = await relay.deliver(index, digest, own, relay=bool(targets))
+    # a relay that is lost, with its chunk, is known by their tries: the next is from our own
+    others = again + own[len(again) :]
+    await asyncio.gather(*(one.deliver(index, digest, others) for one in targets))

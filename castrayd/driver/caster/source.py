@@ -1,0 +1,130 @@
+"""A file that is being sent: read in chunks and hashed, and known not to change meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import time
+
+from castrayd.driver.caster.roots import FileRefusal
+
+__all__ = ("Rate", "Source")
+
+
+class Source:
+    """An open regular file. Used by one transfer; its methods may run in several threads.
+
+    Raises FileRefusal `source_changed` once the file is not what it was when it was opened.
+    """
+
+    def __init__(self, descriptor: int, chunk_bytes: int) -> None:
+        """Own the descriptor."""
+        self._descriptor = descriptor
+        self._chunk_bytes = chunk_bytes
+        self._identity = self._look()
+        self.size = os.fstat(descriptor).st_size
+        self.count = -(-self.size // chunk_bytes)
+        self.digests: list[bytes | None] = [None] * self.count
+        """The sha256 of each chunk that has been read."""
+        self._whole = hashlib.sha256()
+        self._hashed = 0
+        self.sha256 = None if self.count else self._whole.hexdigest()
+        """Of the whole file, once all of it has been read in order."""
+        self._spare: list[bytearray] = []
+        self._is_stopped = False
+
+    def _look(self) -> tuple[int, int, int, int]:
+        facts = os.fstat(self._descriptor)
+        return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+    def length(self, index: int) -> int:
+        """How long a chunk is: all are alike, but for the last."""
+        return min(self._chunk_bytes, self.size - index * self._chunk_bytes)
+
+    def read(self, index: int) -> memoryview:
+        """Read a chunk into a buffer, which the caller gives back."""
+        if self._is_stopped:
+            raise FileRefusal("internal", "nobody wants it any more")
+        self.check()  # that the rest is not sent in vain
+        # memory that was used before costs no page faults
+        buffer = self._spare.pop() if self._spare else bytearray(self._chunk_bytes)
+        view = memoryview(buffer)[: self.length(index)]
+        done, offset = 0, index * self._chunk_bytes
+        while done < len(view):
+            count = os.preadv(self._descriptor, [view[done:]], offset + done)
+            if not count:
+                raise _changed("is shorter than it was")
+            done += count
+        return view
+
+    def give_back(self, view: memoryview) -> None:
+        """Take a buffer back that nobody reads any more."""
+        buffer = view.obj
+        view.release()
+        if isinstance(buffer, bytearray):
+            self._spare.append(buffer)
+
+    def digest(self, index: int, view: memoryview) -> bytes:
+        """Return a chunk's sha256, which must be what it was if it was read before."""
+        found = hashlib.sha256(view).digest()
+        before = self.digests[index]
+        if before is not None and before != found:
+            raise _changed("has other bytes than before")
+        self.digests[index] = found
+        return found
+
+    def follow(self, index: int, view: memoryview) -> None:
+        """Hash on to the whole file's sha256; called with each chunk in order, once."""
+        if index != self._hashed or self.sha256:
+            return
+        self._whole.update(view)
+        self._hashed += 1
+        if self._hashed == self.count:
+            self.sha256 = self._whole.hexdigest()
+
+    def hash_all(self) -> str:
+        """Return the whole file's sha256, by reading it if it is not known yet."""
+        if self.sha256 is None:
+            whole = hashlib.sha256()
+            for index in range(self.count):
+                view = self.read(index)
+                whole.update(view)
+                self.give_back(view)
+            self.sha256 = whole.hexdigest()
+        return self.sha256
+
+    def check(self) -> None:
+        """Raise where the file has been changed since it was opened."""
+        if self._look() != self._identity:
+            raise _changed("was written to")
+
+    def stop(self) -> None:
+        """Read no more, however much there is."""
+        self._is_stopped = True
+
+    def close(self) -> None:
+        """Close the file, when no thread reads it."""
+        os.close(self._descriptor)
+
+
+def _changed(how: str) -> FileRefusal:
+    return FileRefusal("source_changed", f"while it was sent, the source {how}")
+
+
+class Rate:
+    """Keeps what passes below so many bytes a second; None is without a limit."""
+
+    def __init__(self, bytes_s: float | None) -> None:
+        self._bytes_s = bytes_s
+        self._free_s = time.monotonic()
+
+    async def wait(self, count: int) -> None:
+        """Wait until `count` bytes more may pass. What was not used is not saved up."""
+        if not self._bytes_s:
+            return
+        now = time.monotonic()
+        begins = max(now, self._free_s)
+        self._free_s = begins + count / self._bytes_s
+        if begins > now:
+            await asyncio.sleep(begins - now)  # noqa: TID251  the cluster has no anyio
