@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import re
 import threading
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 from castrayd.driver.caster.finished import Finished, Opened
 from castrayd.driver.caster.partial import discard
 from castrayd.driver.caster.receipt import Receipt, Reserve
+from castrayd.driver.caster.remote import put
 from castrayd.driver.caster.roots import FileRefusal, Roots, answered
 
 __all__ = ("FETCH_S", "Incoming", "default_reserve")
@@ -113,7 +113,8 @@ class Incoming:
             return FileRefusal("object_lost", message[:500]).document()
         answer = self.take(transfer, index, digest_hex, data, relay)
         if relay and "ok" in answer:
-            answer["refs"] = _put_again(data)
+            again = put(data)
+            answer["refs"] = [] if again is None else [again]
         return answer
 
     def finish(self, transfer: str, sha256: str, mode: int | None = None) -> dict[str, Any]:
@@ -197,15 +198,6 @@ def _check(spec: dict[str, Any]) -> None:
         raise FileRefusal("path_forbidden", f"{spec['id']!r:.120} is no transfer's id")
     if spec["size"] < 0 or spec["chunk_bytes"] < 1 or spec["if_exists"] not in _IF_EXISTS:
         raise FileRefusal("internal", "size, chunk_bytes or if_exists make no sense")
-
-
-def _put_again(data: Any) -> list[Any]:
-    import ray  # noqa: PLC0415
-
-    try:
-        return [ray.put(pickle.PickleBuffer(data))]
-    except ray.exceptions.RayError:  # the store is full: the sender sends from its own
-        return []
 
 
 def _umask() -> int:

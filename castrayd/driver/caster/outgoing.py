@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import traceback
 from typing import Any
 
 from castrayd.driver.caster.roots import FileRefusal, Roots, refusal_of
@@ -75,9 +74,6 @@ class Outgoing:
             self._error = refusal.document()["error"]
         except OSError as error:
             self._error = refusal_of(error, self._plan["source"]).document()["error"]
-        except Exception as error:  # noqa: BLE001  it must be told, not only printed
-            traceback.print_exc()
-            self._error = {"type": "internal", "message": f"{type(error).__name__}: {error}"}
         self._close()
 
     def _close(self) -> None:

@@ -8,6 +8,7 @@ with the other after a crash.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -68,7 +69,11 @@ class Partial:
         """Read the log; None when it is of another file than ours. A torn last record is cut."""
         facts = os.fstat(self._data)
         header = os.pread(self._claims, _HEADER_BYTES, 0)
-        if header != self._header() or not stat.S_ISREG(facts.st_mode) or facts.st_size < self.size:
+        if (
+            header != self._header()
+            or not stat.S_ISREG(facts.st_mode)
+            or facts.st_size != self.size
+        ):
             return None
         length = os.fstat(self._claims).st_size - _HEADER_BYTES
         whole = length - length % _RECORD_BYTES
@@ -103,8 +108,13 @@ class Partial:
 
     def _allocate(self) -> None:
         os.ftruncate(self._data, self.size)
-        if self.size:
+        if not self.size:
+            return
+        try:
             os.posix_fallocate(self._data, 0, self.size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+                raise
 
     def write(self, index: int, digest: bytes, data: memoryview) -> None:
         """Write a verified chunk, then claim it."""

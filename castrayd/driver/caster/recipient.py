@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 from castrayd.driver.caster.remote import Gone, Remote
+from castrayd.driver.caster.roots import FileRefusal
 from castrayd.driver.caster.source import Source
 
 __all__ = ("TRIES", "Recipient")
@@ -105,19 +106,26 @@ class Recipient:
         `hashed` is awaited for the source's sha256 when the same file may be there already.
         """
         self._source, self._hashed = source, hashed
+        try:
+            while self._state == "beginning":
+                await self._try(source)
+        except FileRefusal as refusal:  # of the source, when it was hashed
+            self.fail(refusal.document()["error"])
+        except (LookupError, TypeError, ValueError) as error:
+            self.fail({"type": "internal", "message": f"its answer makes no sense: {error!r}"})
+
+    async def _try(self, source: Source) -> None:
         plan = self._plan
         spec = {key: plan[key] for key in ("id", "path", "chunk_bytes", "if_exists")}
-        while self._state == "beginning":
-            spec = {**spec, "size": source.size, "differs": self._differs}
-            try:
-                await self._remote.find(self._call_s)
-                answer = await self._remote.ask("file_begin", self._slow_s, spec)
-            except Gone as gone:
-                if not self._has_patience(str(gone)):
-                    return
+        spec = {**spec, "size": source.size, "differs": self._differs}
+        try:
+            await self._remote.find(self._call_s)
+            answer = await self._remote.ask("file_begin", self._slow_s, spec)
+        except Gone as gone:
+            if self._has_patience(str(gone)):
                 await asyncio.sleep(_RETRY_S)  # noqa: TID251  the cluster has no anyio
-            else:
-                await self._begun(answer)
+        else:
+            await self._begun(answer)
 
     async def _begun(self, answer: dict[str, Any]) -> None:
         if "error" in answer:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from concurrent.futures import Executor
 from typing import Any
 
-__all__ = ("Gone", "Remote")
+__all__ = ("Gone", "Remote", "put")
 
 
 class Gone(Exception):  # noqa: N818  a turn of events
@@ -49,6 +50,16 @@ class Remote:
         except Exception as error:  # noqa: BLE001  whatever Ray raises, there is no answer
             raise Gone(_text(error)) from None
         return dict(found or {})
+
+
+def put(buffer: Any) -> Any:
+    """Put bytes into this node's object store, without a copy on the way; None where it is full."""
+    import ray  # noqa: PLC0415
+
+    try:
+        return ray.put(pickle.PickleBuffer(buffer))
+    except ray.exceptions.RayError:
+        return None
 
 
 def _awaited(answer: Any) -> "asyncio.Future[Any]":

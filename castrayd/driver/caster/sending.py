@@ -8,15 +8,18 @@ is begun again beside the others, and gets what it has missed in a later pass.
 from __future__ import annotations
 
 import asyncio
-import pickle
+import time
+import traceback
 from collections.abc import Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+from castrayd.driver.caster.pace import Rate, Window
 from castrayd.driver.caster.recipient import TRIES, Recipient
-from castrayd.driver.caster.remote import Remote
+from castrayd.driver.caster.remote import Remote, put
 from castrayd.driver.caster.roots import FileRefusal, refusal_of
-from castrayd.driver.caster.source import Rate, Source
+from castrayd.driver.caster.source import Source
 
 __all__ = ("Sending",)
 
@@ -71,12 +74,18 @@ class Sending:
         try:
             await self._settle()
             await self._go_on(source)
-        except OSError as error:
-            raise self._failed(refusal_of(error, self._plan["source"])) from error
-        except FileRefusal as refusal:
-            raise self._failed(refusal) from None
+        except Exception as error:
+            raise self._failed(self._refusal_of(error)) from error
         finally:
             await self._end()
+
+    def _refusal_of(self, error: Exception) -> FileRefusal:
+        if isinstance(error, FileRefusal):
+            return error
+        if isinstance(error, OSError):
+            return refusal_of(error, self._plan["source"])
+        traceback.print_exception(type(error), error, error.__traceback__)  # a bug of ours
+        return FileRefusal("internal", f"{type(error).__name__}: {error}")
 
     def _failed(self, refusal: FileRefusal) -> FileRefusal:
         for one in self.recipients:
@@ -152,31 +161,33 @@ class Sending:
 
     async def _pass(self, source: Source, indices: list[int]) -> None:
         """Send these chunks in order to whoever then lacks them, a window of them at a time."""
-        window = asyncio.Semaphore(self._plan["window"])
+        window = Window(self._plan["window"])
         chunks: set[asyncio.Task[None]] = set()
-        loop = asyncio.get_running_loop()
         try:
             for index in indices:
-                await window.acquire()
                 if self._refusal or not await self._somebody():
                     break
-                if not self._is_wanted(source, index):
-                    window.release()
-                    continue
-                if any(index not in one.claimed for one in self.recipients if one.is_ready):
-                    await self._rate.wait(source.length(index))
-                view = await self._in_thread(source.read, index)
-                hashed = loop.run_in_executor(self._in_order, source.follow, index, view)
-                task = loop.create_task(self._chunk(source, index, view, hashed))
-                chunks.add(task)
-                task.add_done_callback(chunks.discard)
-                task.add_done_callback(lambda _task: window.release())
+                if self._is_wanted(source, index):
+                    await window.enter()
+                    task = await self._set_out(source, index)
+                    chunks.add(task)
+                    task.add_done_callback(chunks.discard)
+                    task.add_done_callback(partial(_left, window, time.monotonic()))
             await asyncio.gather(*chunks)
         finally:
             for task in chunks:
                 task.cancel()
         if self._refusal:
             raise self._refusal
+
+    async def _set_out(self, source: Source, index: int) -> "asyncio.Task[None]":
+        """Read a chunk, no faster than is allowed, and begin to do with it what is to be done."""
+        loop = asyncio.get_running_loop()
+        if any(index not in one.claimed for one in self.recipients if one.is_ready):
+            await self._rate.wait(source.length(index))
+        view = await self._in_thread(source.read, index)
+        hashed = loop.run_in_executor(self._in_order, source.follow, index, view)
+        return loop.create_task(self._chunk(source, index, view, hashed))
 
     async def _somebody(self) -> bool:
         """Wait until a recipient is ready; False when all have ended."""
@@ -201,10 +212,8 @@ class Sending:
             targets = [one for one in self.recipients if one.wants(index, digest)]
             if targets and ref is not None:
                 await _hand_out(index, digest, ref, targets)
-        except FileRefusal as refusal:
-            self._refusal = refusal
-        except OSError as error:
-            self._refusal = refusal_of(error, self._plan["source"])
+        except Exception as error:  # noqa: BLE001  the pass ends with it, for all
+            self._refusal = self._refusal_of(error)
 
     async def _prepared(self, source: Source, index: int, view: memoryview) -> tuple[bytes, Any]:
         """Hash a chunk and put it, at once when it is surely wanted; no ref when it is not."""
@@ -221,15 +230,16 @@ class Sending:
 
     async def _put(self, view: memoryview) -> Any:
         """Put a chunk into this node's object store, waiting for room."""
-        import ray  # noqa: PLC0415
-
         for _ in range(_PUTS):
-            try:
-                return await self._in_thread(lambda: ray.put(pickle.PickleBuffer(view)))
-            except ray.exceptions.RayError as error:
-                message = f"{type(error).__name__}: {error}"[:500]
+            ref = await self._in_thread(put, view)
+            if ref is not None:
+                return ref
             await asyncio.sleep(_PUT_AGAIN_S)  # noqa: TID251  the cluster has no anyio
-        raise FileRefusal("internal", f"this node's object store takes nothing: {message}")
+        raise FileRefusal("internal", "the object store of the sending node is full")
+
+
+def _left(window: Window, began_s: float, _task: "asyncio.Task[None]") -> None:
+    window.leave(time.monotonic() - began_s)
 
 
 async def _hand_out(index: int, digest: bytes, ref: Any, targets: list[Recipient]) -> None:

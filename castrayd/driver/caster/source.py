@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import time
 
 from castrayd.driver.caster.roots import FileRefusal
 
-__all__ = ("Rate", "Source")
+__all__ = ("Source",)
 
 
 class Source:
@@ -110,21 +108,3 @@ class Source:
 
 def _changed(how: str) -> FileRefusal:
     return FileRefusal("source_changed", f"while it was sent, the source {how}")
-
-
-class Rate:
-    """Keeps what passes below so many bytes a second; None is without a limit."""
-
-    def __init__(self, bytes_s: float | None) -> None:
-        self._bytes_s = bytes_s
-        self._free_s = time.monotonic()
-
-    async def wait(self, count: int) -> None:
-        """Wait until `count` bytes more may pass. What was not used is not saved up."""
-        if not self._bytes_s:
-            return
-        now = time.monotonic()
-        begins = max(now, self._free_s)
-        self._free_s = begins + count / self._bytes_s
-        if begins > now:
-            await asyncio.sleep(begins - now)  # noqa: TID251  the cluster has no anyio
