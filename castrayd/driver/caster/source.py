@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 
 from castrayd.driver.caster.roots import FileRefusal
@@ -29,7 +30,7 @@ class Source:
         self._hashed = 0
         self.sha256 = None if self.count else self._whole.hexdigest()
         """Of the whole file, once all of it has been read in order."""
-        self._spare: list[bytearray] = []
+        self._spare: list[mmap.mmap] = []
         self._is_stopped = False
 
     def _look(self) -> tuple[int, int, int, int]:
@@ -45,8 +46,8 @@ class Source:
         if self._is_stopped:
             raise FileRefusal("internal", "nobody wants it any more")
         self.check()  # that the rest is not sent in vain
-        # memory that was used before costs no page faults
-        buffer = self._spare.pop() if self._spare else bytearray(self._chunk_bytes)
+        # a used one costs no page faults; of malloc each thread would keep some
+        buffer = self._spare.pop() if self._spare else _buffer(self._chunk_bytes)
         view = memoryview(buffer)[: self.length(index)]
         done, offset = 0, index * self._chunk_bytes
         while done < len(view):
@@ -60,7 +61,7 @@ class Source:
         """Take a buffer back that nobody reads any more."""
         buffer = view.obj
         view.release()
-        if isinstance(buffer, bytearray):
+        if isinstance(buffer, mmap.mmap):
             self._spare.append(buffer)
 
     def digest(self, index: int, view: memoryview) -> bytes:
@@ -104,6 +105,11 @@ class Source:
     def close(self) -> None:
         """Close the file, when no thread reads it."""
         os.close(self._descriptor)
+        self._spare.clear()  # the transfer is remembered, and need not keep its memory
+
+
+def _buffer(count: int) -> mmap.mmap:
+    return mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE)
 
 
 def _changed(how: str) -> FileRefusal:
