@@ -48,7 +48,7 @@ READ_S: Final = 5.0
 class CastingService:
     """All of casting, for one daemon."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  the composition root names each part once
         self,
         service: AttachmentService,
         ledger: Ledger,
@@ -120,7 +120,7 @@ class CastingService:
         )
         return done
 
-    async def transfer(
+    async def transfer(  # noqa: PLR0913  a transfer has these
         self,
         node: str | None,
         source: str,

@@ -130,7 +130,7 @@ class Transfers:
         return msgspec.structs.replace(one, chunk_bytes=chunk), window
 
     def _interrupted(self, one: Transfer, error: RecipientError | ApiError) -> Transfer:
-        """Note why it waits. A sender that is gone while the cluster is there is not coming back."""
+        """Note why it waits; a sender that is gone while the cluster is there ends it."""
         if isinstance(error, RecipientError) and error.type is RecipientErrorType.UNREACHABLE:
             since_s = self._gone_s.setdefault(one.id, monotonic())
             if monotonic() - since_s > GONE_S:
@@ -263,7 +263,10 @@ class Transfers:
             log.debug("a partial file stays until it is swept", error=str(error))
 
     async def retry(self, transfer_id: str) -> Transfer:
-        """Begin again with those that do not have it. Raises `ApiError`: `not_found`, `conflict`."""
+        """Begin again with those that do not have it.
+
+        Raises `ApiError`: `not_found`, `conflict`.
+        """
         async with self._turn:
             one = self.show(transfer_id)
             if one.state in ACTIVE or one.state == "done":

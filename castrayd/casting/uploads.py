@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterable, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from castrayd.casting.link import Link
 from castrayd.refusals import ApiError, ApiErrorType
@@ -55,15 +55,19 @@ class Uploads:
                 async for chunk in data:
                     size += len(chunk)
                     if size > room:
-                        message = f"uploads may take {self._limits()[0]} bytes together"
-                        raise ApiError(ApiErrorType.TOO_LARGE, message, _HINT)
+                        self._refuse()
                     await READS.run(lambda chunk=chunk: file.write(chunk))  # type: ignore[misc]
-                await READS.run(lambda: _sync(file.fileno()))
+                file.flush()
+                await READS.run(lambda: os.fsync(file.fileno()))
             part.rename(self._folder / name)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
         return size
+
+    def _refuse(self) -> NoReturn:
+        message = f"uploads may take {self._limits()[0]} bytes together"
+        raise ApiError(ApiErrorType.TOO_LARGE, message, _HINT)
 
     def has(self, name: str) -> bool:
         """Whether there is such an upload."""
@@ -100,10 +104,6 @@ class Uploads:
         await self._link.place(self._spec(name, node_id, roots), PLACE_S)
         self._sender = (attachment, name)
         return name
-
-
-def _sync(descriptor: int) -> None:
-    os.fsync(descriptor)
 
 
 _HINT: Final = "Wait until older ones are removed, or raise casting.upload_bytes."

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from msgspec import Meta, Struct, field
 
-from castrayd.casting.documents import CastingNodeDocument, GroupDocument
+from castrayd.casting.documents import CastingNodeDocument, GroupDocument, TransferDocument
 from castrayd.casting.targets import Labels
 from castrayd.refusals import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
@@ -23,6 +23,7 @@ __all__ = (
     "EmptyBody",
     "ErrorBody",
     "ErrorReply",
+    "FileList",
     "GroupBody",
     "GroupList",
     "HealthReply",
@@ -36,6 +37,10 @@ __all__ = (
     "ReconnectBody",
     "ReconnectReply",
     "ReloadReply",
+    "SourceBody",
+    "TransferBody",
+    "TransferList",
+    "UploadReply",
     "VersionDocument",
 )
 
@@ -161,15 +166,57 @@ class GroupList(Struct):
     groups: list[GroupDocument]
 
 
+Recipients: TypeAlias = (
+    Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=10_000)] | str | Labels
+)
+
+
 class MessageBody(Struct, forbid_unknown_fields=True):
     """POST /api/messages."""
 
-    to: Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=10_000)] | str | Labels
+    to: Recipients
     body: Any
     sender: CasterName | None = field(default=None, name="from")
     id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
     retries: Annotated[int, Meta(ge=0, le=100)] = 0
+
+
+class SourceBody(Struct, forbid_unknown_fields=True):
+    """What is sent: a casting node's file, or an upload."""
+
+    node: CasterName | None = None
+    path: str | None = None
+    upload: CasterName | None = None
+
+
+class TransferBody(Struct, forbid_unknown_fields=True):
+    """POST /api/transfers."""
+
+    source: SourceBody
+    to: Recipients
+    path: str | None = None
+    if_exists: Literal["refuse", "replace", "keep_both"] = "refuse"
+    bandwidth_bytes_s: Annotated[int, Meta(ge=1)] | None = None
+
+
+class TransferList(Struct):
+    """Transfers, the newest first."""
+
+    transfers: list[TransferDocument]
+
+
+class UploadReply(Struct):
+    """An upload that is here."""
+
+    name: str
+    bytes: int
+
+
+class FileList(Struct):
+    """What is in a folder of a casting node."""
+
+    files: list[dict[str, Any]]
 
 
 class MessageList(Struct):

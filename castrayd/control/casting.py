@@ -7,10 +7,15 @@ from castrayd.casting.wanted import Where
 from castrayd.control.bodies import (
     CastingNodeBody,
     CastingNodeList,
+    EmptyBody,
+    FileList,
     GroupBody,
     GroupList,
     MessageBody,
     MessageList,
+    TransferBody,
+    TransferList,
+    UploadReply,
 )
 from castrayd.control.gate import rights
 from castrayd.control.parsing import body, flag, integer, name_in_path, query
@@ -21,6 +26,7 @@ from castrayd.refusals import ApiError, ApiErrorType
 __all__ = ("CastingRoutes",)
 
 MAX_READ = 1000
+CHUNK_BYTES = 1024 * 1024
 MAX_SEQ = 2**53 - 1
 
 
@@ -44,6 +50,13 @@ class CastingRoutes:
             ("PUT", "/api/groups/{name}", self.set_group),
             ("DELETE", "/api/groups/{name}", self.delete_group),
             ("POST", "/api/messages", self.cast),
+            ("GET", "/api/nodes/{name}/files", self.files),
+            ("PUT", "/api/uploads/{name}", self.upload),
+            ("GET", "/api/transfers", self.transfers),
+            ("POST", "/api/transfers", self.create_transfer),
+            ("GET", "/api/transfers/{id}", self.transfer),
+            ("DELETE", "/api/transfers/{id}", self.cancel_transfer),
+            ("POST", "/api/transfers/{id}/retry", self.retry_transfer),
         ):
             add(router, method, path, guarded(handler))
 
@@ -100,6 +113,58 @@ class CastingRoutes:
         await self._casting.groups.delete(name_in_path(request))
         return reply({})
 
+    async def files(self, request: web.Request) -> web.Response:
+        values = query(request, "path", "limit")
+        limit = integer(values, "limit", 1000, low=1, high=MAX_READ)
+        path = values.get("path", "files:")
+        found = await self._casting.listing(name_in_path(request), path, limit)
+        return reply(FileList([dict(one) for one in found]))
+
+    async def upload(self, request: web.Request) -> web.Response:
+        query(request)
+        name = name_in_path(request)
+        try:
+            size = await self._casting.uploads.put(name, request.content.iter_chunked(CHUNK_BYTES))
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise ApiError(ApiErrorType.BAD_REQUEST, "the upload broke off") from error
+        return reply(UploadReply(name, size), status=201)
+
+    async def transfers(self, request: web.Request) -> web.Response:
+        limit = integer(query(request, "limit"), "limit", 50, low=1, high=MAX_READ)
+        found = self._casting.transfers.all()[:limit]
+        return reply(TransferList([self._casting.document(one) for one in found]))
+
+    async def create_transfer(self, request: web.Request) -> web.Response:
+        asked = await body(request, TransferBody)
+        source = asked.source
+        text = source.upload if source.node is None else source.path
+        if text is None or (source.node is None) == (source.upload is None):
+            message = '{"node", "path"} or {"upload"} is expected'
+            raise ApiError(ApiErrorType.BAD_REQUEST, message, field="source")
+        made = await self._casting.transfer(
+            source.node,
+            text,
+            asked.to,
+            asked.path,
+            if_exists=asked.if_exists,
+            bandwidth_bytes_s=asked.bandwidth_bytes_s,
+        )
+        return reply(made, status=202)
+
+    async def transfer(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(self._casting.document(self._casting.transfers.show(_id(request))))
+
+    async def cancel_transfer(self, request: web.Request) -> web.Response:
+        query(request)
+        one = await self._casting.transfers.cancel(_id(request))
+        return reply(self._casting.document(one))
+
+    async def retry_transfer(self, request: web.Request) -> web.Response:
+        await body(request, EmptyBody)
+        one = await self._casting.transfers.retry(_id(request))
+        return reply(self._casting.document(one), status=202)
+
     async def cast(self, request: web.Request) -> web.Response:
         asked = await body(request, MessageBody)
         done = await self._casting.cast(
@@ -111,3 +176,7 @@ class CastingRoutes:
             retries=asked.retries,
         )
         return reply(done)
+
+
+def _id(request: web.Request) -> str:
+    return request.match_info["id"]

@@ -10,7 +10,12 @@ from typing import Any, Final
 import msgspec
 
 import castrayd
-from castrayd.casting.documents import CastDocument, CastingNodeDocument, GroupDocument
+from castrayd.casting.documents import (
+    CastDocument,
+    CastingNodeDocument,
+    GroupDocument,
+    TransferDocument,
+)
 from castrayd.control import bodies
 from castrayd.refusals import ApiErrorType
 from castrayd.supervisor.doctor import DoctorReport
@@ -40,6 +45,8 @@ class _Route:
     method: str = "get"
     status: int = 200
     body: Any = None
+    raw: bool = False
+    """Whether the body is bytes as they are."""
     parameters: tuple[Schema, ...] = ()
     errors: tuple[int, ...] = ()
     media: str = _NDJSON
@@ -202,6 +209,60 @@ _ROUTES: Final = (
         body=bodies.MessageBody,
         errors=(404, 503),
     ),
+    _Route(
+        "/api/nodes/{name}/files",
+        "What is in a folder of one of its roots.",
+        bodies.FileList,
+        parameters=(
+            _NAME,
+            _query("path", {"type": "string"}, "ROOT:PATH; `files:` without it."),
+            _query("limit", _whole(1, MAX_LIMIT), "How many; 1000 without it."),
+        ),
+        errors=(404, 503),
+    ),
+    _Route(
+        "/api/uploads/{name}",
+        "Take a file in that is to be sent; the body is the file.",
+        bodies.UploadReply,
+        method="put",
+        status=201,
+        raw=True,
+        parameters=(_NAME,),
+    ),
+    _Route(
+        "/api/transfers",
+        "Files on their way, newest first.",
+        bodies.TransferList,
+        parameters=(_LIMIT,),
+    ),
+    _Route(
+        "/api/transfers",
+        "Send a file; accepted for good when this is answered.",
+        TransferDocument,
+        method="post",
+        status=202,
+        body=bodies.TransferBody,
+        errors=(404, 503),
+    ),
+    _Route("/api/transfers/{id}", "One.", TransferDocument, parameters=(_ID,), errors=(404,)),
+    _Route(
+        "/api/transfers/{id}",
+        "Cancel it.",
+        TransferDocument,
+        method="delete",
+        parameters=(_ID,),
+        errors=(404, 409),
+    ),
+    _Route(
+        "/api/transfers/{id}/retry",
+        "Begin again with those that do not have it.",
+        TransferDocument,
+        method="post",
+        status=202,
+        body=bodies.EmptyBody,
+        parameters=(_ID,),
+        errors=(404, 409),
+    ),
     _Route("/api/log-level", "The log level in force.", bodies.LogLevelBody),
     _Route(
         "/api/log-level",
@@ -246,11 +307,14 @@ def _operation(route: _Route, schemas: dict[Any, Schema]) -> Schema:
         required = any(field.required for field in msgspec.structs.fields(route.body))
         content = {_JSON: {"schema": schemas[route.body]}}
         operation["requestBody"] = {"content": content, "required": required}
+    if route.raw:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"content": content, "required": True}
     return operation
 
 
 def _responses(route: _Route, schemas: dict[Any, Schema]) -> Schema:
-    codes = {400, 403, *route.errors} | ({413} if route.body else set())
+    codes = {400, 403, *route.errors} | ({413} if route.body or route.raw else set())
     refused = {_JSON: {"schema": schemas[bodies.ErrorReply]}}
     responses = {str(code): _response("refused", refused) for code in sorted(codes)}
     good = {_JSON: {"schema": schemas[route.ok]}} if route.ok else {route.media: {"schema": _LINE}}

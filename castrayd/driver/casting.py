@@ -49,7 +49,7 @@ class Casting:
     async def _place(self, request: dict[str, Any]) -> Answer:
         """Make a node where there is none of its name; describe the one that is there then."""
         spec = request["spec"]
-        actor = actor_name(spec["name"])
+        actor = _actor_name(spec["name"])
         self._handles[actor] = await asyncio.to_thread(self._make, actor, spec)
         return await self._ask(actor, "describe", [], request["timeout_s"])
 
@@ -82,7 +82,7 @@ class Casting:
 
     async def _remove(self, request: dict[str, Any]) -> Answer:
         """End a node for good; one that is not there is removed already."""
-        actor = actor_name(request["name"])
+        actor = _actor_name(request["name"])
 
         def kill() -> None:
             import ray  # noqa: PLC0415
@@ -101,12 +101,12 @@ class Casting:
         """Return the names of all casting nodes of this namespace, of every owner."""
         import ray  # noqa: PLC0415
 
-        mine = actor_name("")
+        mine = _actor_name("")
         found = await asyncio.to_thread(ray.util.list_named_actors)
         return {"value": sorted(one.removeprefix(mine) for one in found if one.startswith(mine))}
 
     async def _call(self, request: dict[str, Any]) -> Answer:
-        actor = actor_name(request["name"])
+        actor = _actor_name(request["name"])
         if actor not in self._handles:
             import ray  # noqa: PLC0415
 
@@ -127,11 +127,10 @@ class Casting:
             raise
 
 
-def actor_name(name: str) -> str:
-    """Return the name under which Ray knows a casting node."""
-    from castrayd.driver.caster.actor import PROTOCOL  # noqa: PLC0415
+def _actor_name(name: str) -> str:
+    from castrayd.driver.caster.actor import actor_name  # noqa: PLC0415  with sqlite3 and more
 
-    return f"castray:{PROTOCOL}:{name}"
+    return actor_name(name)
 
 
 def _failure(error: BaseException) -> Answer:

@@ -48,7 +48,7 @@ class Wording:
         self._monotonic = monotonic
         self._noise = NoiseGate()
 
-    def line(self, fact: Fact) -> Line:  # noqa: PLR0911  one a fact
+    def line(self, fact: Fact) -> Line:  # noqa: C901, PLR0911  one a fact
         """Return the line of a fact; each fact is put into words once."""
         match fact:
             case StateChanged():

@@ -1,70 +1,25 @@
 """Casting nodes and messages on a real cluster of four nodes whose Python has no castrayd."""
 
-import json
 import os
 import signal
 import socket
-import subprocess
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, running_daemon
+from tests.support.casting import casting, cluster_of_four, driven, read_independently, ready
 from tests.support.processes import until
-from tests.support.ray import RayHead, ray_head
+from tests.support.ray import RayHead
 
 pytestmark = pytest.mark.ray
-
-READER = """
-import json, ray, sys
-address, name = sys.argv[1:]
-ray.init(address, namespace="castray", log_to_driver=False, configure_logging=False)
-node = ray.get_actor("castray:1:" + name)
-print(json.dumps(ray.get(node.read.remote(0, 100, False, 0.0))["messages"]))
-"""
 
 
 @pytest.fixture(scope="module")
 def cluster(cluster_python: str) -> Iterator[RayHead]:
-    """Four raylets on this machine, of a Python without castrayd."""
-    with ray_head(python=cluster_python) as head:
-        for _ in range(3):
-            head.start_raylet()
+    with cluster_of_four(cluster_python) as head:
         yield head
-
-
-@asynccontextmanager
-async def casting(
-    cluster: RayHead, python: str, folder: Path, *arguments: str, **settings: str
-) -> AsyncIterator[Daemon]:
-    environ = {
-        **{f"CASTRAYD_CASTING__{key.upper()}": value for key, value in settings.items()},
-        "CASTRAYD_SESSION__PYTHON": python,
-        "CASTRAYD_CASTING__DATA_DIR": str(folder),
-        "CASTRAYD_CASTING__SETTLE_S": "1",
-    }
-    async with running_daemon(*arguments, address=cluster.address, environ=environ) as daemon:
-        await daemon.wait_state("connected", 60)
-        yield daemon
-
-
-def read_independently(cluster: RayHead, python: str, name: str) -> list[dict[str, Any]]:
-    """Read an inbox by a driver that is none of castrayd's."""
-    environ = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    done = subprocess.run(
-        [python, "-c", READER, cluster.address, name],
-        env=environ, capture_output=True, timeout=60, check=True,
-    )  # fmt: skip
-    return list(json.loads(done.stdout))
-
-
-async def ready(daemon: Daemon, count: int) -> list[dict[str, Any]]:
-    """Wait until so many of its casting nodes are ready; returns them."""
-    await daemon.wait_status(f"{count} ready", lambda s: s["casting"]["ready"] == count, 60)
-    return list((await daemon.get("/api/nodes"))["nodes"])
 
 
 async def test_messages_go_to_one_to_a_group_and_to_all(
@@ -123,7 +78,6 @@ async def test_datagrams_come_in_and_go_out(
         inbox = (await daemon.get("/api/nodes/udp/messages"))["messages"]
         assert [m["body"] for m in inbox] == [{"hello": 1}, {"base64": "/wA="}]
         assert inbox[0]["from"] == f"udp:{host}:{port}"
-        await daemon.ask("DELETE", "/api/nodes/udp")
 
 
 async def test_inbox_that_is_full_says_so_and_recovers(
@@ -148,7 +102,6 @@ async def test_inbox_that_is_full_says_so_and_recovers(
         last = inbox[-1]["seq"]
         await daemon.get(f"/api/nodes/small/messages?since={last}&ack")
         assert await send("again") == "delivered"
-        await daemon.ask("DELETE", "/api/nodes/small")
 
 
 async def test_killed_node_comes_back_with_its_inbox(
@@ -158,7 +111,7 @@ async def test_killed_node_comes_back_with_its_inbox(
     async with casting(cluster, cluster_python, tmp_path) as daemon:
         _, before = await daemon.ask("POST", "/api/nodes", {"name": "phoenix", "port": 0})
         await daemon.ask("POST", "/api/messages", {"to": ["phoenix", "nobody"], "body": "kept"})
-        os.kill(_pid_of(cluster, cluster_python, "phoenix"), signal.SIGKILL)
+        os.kill(driven(cluster, cluster_python, "phoenix", "describe")["pid"], signal.SIGKILL)
         _, cast = await daemon.ask("POST", "/api/messages", {"to": ["phoenix"], "body": "lost?"})
         assert cast["receipts"][0]["outcome"] in {"unreachable", "timed_out"}
         await daemon.wait_status("ready again", lambda s: s["casting"]["ready"] == 1, 30)
@@ -169,14 +122,3 @@ async def test_killed_node_comes_back_with_its_inbox(
         inbox = (await daemon.get("/api/nodes/phoenix/messages"))["messages"]
         assert [m["body"] for m in inbox if m["body"] != "lost?"] == ["kept", "again"]
         assert (await daemon.get("/api/nodes/phoenix"))["port"] == before["port"]
-        await daemon.ask("DELETE", "/api/nodes/phoenix")
-
-
-def _pid_of(cluster: RayHead, python: str, name: str) -> int:
-    script = READER.replace(
-        'print(json.dumps(ray.get(node.read.remote(0, 100, False, 0.0))["messages"]))',
-        'print(ray.get(node.describe.remote())["pid"])',
-    )
-    environ = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    command = [python, "-c", script, cluster.address, name]
-    return int(subprocess.run(command, env=environ, capture_output=True, check=True).stdout)

@@ -14,22 +14,35 @@ from typing import Any
 
 from castrayd.driver.caster.host import Host
 from castrayd.driver.caster.inbox import Inbox
+from castrayd.driver.caster.incoming import Incoming, default_reserve
+from castrayd.driver.caster.outgoing import Outgoing
+from castrayd.driver.caster.roots import Roots, answered
 from castrayd.driver.caster.udp import UdpPort
 
-__all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster")
+__all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster", "actor_name")
 
 PROTOCOL = 1
 """Of the methods and what they take; part of every actor's name."""
 GROUPS = {"control": 4, "messages": 1, "read": 16, "data": 8}
 """Threads by group of methods."""
 METHODS = {
-    "control": ("describe", "host", "datagram"),
+    "control": ("describe", "host", "datagram", "files", "send", "sending", "cancel_sending"),
+    "data": ("file_begin", "file_take", "file_finish", "file_abandon"),
     "messages": ("deliver",),
     "read": ("read",),
 }
 """Which method runs in which group."""
 _READ_BYTES = 4 * 1024 * 1024
 """At most so much goes out in one read of the inbox."""
+
+
+_ENDED_KEPT = 100
+"""Transfers that have ended, and can still be asked about."""
+
+
+def actor_name(name: str) -> str:
+    """Return the name under which Ray knows a casting node."""
+    return f"castray:{PROTOCOL}:{name}"
 
 
 class Caster:
@@ -44,6 +57,10 @@ class Caster:
         self._roots = {"files": {"path": files, "write": True}, **spec["roots"]}
         self._inbox = Inbox(self._folder, spec["inbox_capacity"], spec["dedupe_window"])
         self._host = Host(self._folder)
+        self._files = Roots(self._roots)
+        reserve = default_reserve if spec["disk_reserve"] is None else spec["disk_reserve"]
+        self._incoming = Incoming(self._files, self._folder, reserve)
+        self._outgoing: dict[str, Outgoing] = {}
         self._udp, self._udp_error = self._open_port()
 
     def _open_port(self) -> tuple[UdpPort | None, str | None]:
@@ -111,3 +128,61 @@ class Caster:
         except OSError as error:
             return str(error)
         return None
+
+    # --- files ---
+
+    def files(self, path: str, limit: int) -> dict[str, Any]:
+        """List a folder; see `Roots.listing`."""
+        return answered(path, lambda: {"files": self._files.listing(path, limit)})
+
+    def send(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Begin to send a file, unless that is under way; returns how far it is."""
+        running = self._outgoing.get(plan["id"])
+        if running is None or running.progress()["state"] != "running":
+            names = plan["recipients"]
+            actors = [{"name": name, "actor": actor_name(name)} for name in names]
+            sender = Outgoing({**plan, "recipients": actors}, self._files, self._spec["namespace"])
+            self._outgoing.pop(plan["id"], None)
+            self._outgoing[plan["id"]] = running = sender
+            self._forget()
+            running.start()
+        return running.progress()
+
+    def _forget(self) -> None:
+        ended = [i for i, one in self._outgoing.items() if one.progress()["state"] != "running"]
+        for id_ in ended[: max(0, len(self._outgoing) - _ENDED_KEPT)]:
+            del self._outgoing[id_]
+
+    def sending(self, transfer: str) -> dict[str, Any] | None:
+        """Return how far a file is, or None where this process knows nothing of it."""
+        one = self._outgoing.get(transfer)
+        return one.progress() if one else None
+
+    def cancel_sending(self, transfer: str) -> None:
+        """Stop sending a file; what recipients have of it is removed."""
+        one = self._outgoing.get(transfer)
+        if one is not None:
+            one.cancel()
+
+    def file_begin(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Begin or resume receiving; see `Incoming.begin`."""
+        return self._incoming.begin(spec)
+
+    def file_take(
+        self,
+        transfer: str,
+        index: int,
+        digest: str,
+        refs: list[Any],
+        relay: bool,  # noqa: FBT001
+    ) -> dict[str, Any]:
+        """Fetch and write a chunk; see `Incoming.fetch`."""
+        return self._incoming.fetch(transfer, index, digest, refs, relay)
+
+    def file_finish(self, transfer: str, sha256: str, mode: int | None = None) -> dict[str, Any]:
+        """Publish a file that is whole; see `Incoming.finish`."""
+        return self._incoming.finish(transfer, sha256, mode)
+
+    def file_abandon(self, transfer: str) -> dict[str, Any]:
+        """Remove what there is of an unfinished file."""
+        return self._incoming.abandon(transfer)

@@ -1,0 +1,155 @@
+"""Files between casting nodes on a real cluster of four nodes whose Python has no castrayd."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import anyio
+import pytest
+
+from tests.support.casting import casting, cluster_of_four, ready
+from tests.support.daemon import Daemon
+from tests.support.ray import RayHead
+
+pytestmark = pytest.mark.ray
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def cluster(cluster_python: str) -> Iterator[RayHead]:
+    with cluster_of_four(cluster_python) as head:
+        yield head
+
+
+def made(path: str, size: int) -> str:
+    """Make a file that no chunk of repeats; returns its sha256."""
+    data = os.urandom(min(size, 8 * MIB))
+    digest = hashlib.sha256()
+    with open(path, "wb") as file:
+        for start in range(0, size, len(data) or 1):
+            part = (start.to_bytes(8, "big") + data[8:])[: size - start]
+            file.write(part)
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def sha256_of(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def ended(daemon: Daemon, transfer_id: str, timeout_s: float = 60) -> Any:
+    """Wait until a transfer has ended; returns it."""
+    one = None
+    with anyio.move_on_after(timeout_s):
+        while True:
+            one = await daemon.get(f"/api/transfers/{transfer_id}")
+            if one["state"] not in {"queued", "running", "interrupted"}:
+                return one
+            await anyio.sleep(0.05)
+    raise AssertionError(f"not ended: {one}")
+
+
+async def test_file_goes_to_all_and_is_the_same(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """A node's file, and an upload, arrive whole at three; again it is skipped; lists show it."""
+    async with casting(cluster, cluster_python, tmp_path, "--demo-nodes", "4") as daemon:
+        one, *others = await ready(daemon, 4)
+        digest = made(f"{one['roots']['files']}/big.bin", 100 * MIB + 17)
+        body = {"source": {"node": one["name"], "path": "files:big.bin"}, "to": "all"}
+        status, accepted = await daemon.ask("POST", "/api/transfers", body)
+        assert status == 202
+        done = await ended(daemon, accepted["id"])
+
+        assert done["state"] == "done", done
+        assert done["sha256"] == digest
+        assert done["bytes_total"] == 100 * MIB + 17
+        assert len(done["recipients"]) == 3
+        for node in others:
+            assert sha256_of(f"{node['roots']['files']}/big.bin") == digest
+        assert all(part["bytes_verified"] == 100 * MIB + 17 for part in done["recipients"])
+
+        _, again = await daemon.ask("POST", "/api/transfers", body)
+        again = await ended(daemon, again["id"])
+        assert again["state"] == "done"
+        assert all(part["skipped"] and not part["bytes_sent"] for part in again["recipients"])
+
+        (tmp_path / "up").write_bytes(b"from here")
+        connector = aiohttp.UnixConnector(str(daemon.socket))
+        async with aiohttp.ClientSession("http://castrayd", connector=connector) as web:
+            with (tmp_path / "up").open("rb") as file:
+                answer = await web.put("/api/uploads/note.txt", data=file)
+            assert await answer.json() == {"name": "note.txt", "bytes": 9}
+        body = {"source": {"upload": "note.txt"}, "to": [one["name"]], "path": "files:a/b.txt"}
+        _, sent = await daemon.ask("POST", "/api/transfers", body)
+        sent = await ended(daemon, sent["id"])
+        assert sent["state"] == "done", sent
+        listing = await daemon.get(f"/api/nodes/{one['name']}/files?path=files:a")
+        assert [(f["name"], f["size"]) for f in listing["files"]] == [("b.txt", 9)]
+        events = {event["name"] for event in await daemon.events()}
+        assert {"castray.transfer.started", "castray.transfer.finished"} <= events
+        totals = (await daemon.status())["transfers"]
+        assert (totals["active"], totals["completed"], totals["failed"]) == (0, 3, 0)
+
+
+async def test_what_may_not_be_is_refused(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """No path leads out of a root, one that fails does not fail the others, nothing is written."""
+    async with casting(cluster, cluster_python, tmp_path, "--demo-nodes", "3") as daemon:
+        one, two, three = await ready(daemon, 3)
+        made(f"{one['roots']['files']}/small.bin", 1000)
+        os.symlink("/etc", f"{two['roots']['files']}/out")
+        source = {"node": one["name"], "path": "files:small.bin"}
+
+        for path in ("files:../x", "files:/etc/x", "files:a/../../x", "files:" + "x" * 300,
+                     "files:a\0b", "files:", "nothing"):  # fmt: skip
+            status, answer = await daemon.ask(
+                "POST", "/api/transfers", {"source": source, "to": "all", "path": path}
+            )
+            assert status in {400, 403}, path
+            assert answer["error"]["type"] in {"bad_request", "path_forbidden"}
+        body = {"source": source, "to": "all", "path": "files:out/x"}
+        _, sent = await daemon.ask("POST", "/api/transfers", body)
+        sent = await ended(daemon, sent["id"])
+        assert sent["state"] == "partial"
+        errors = {part["recipient"]: part["error"] for part in sent["recipients"]}
+        assert errors[two["name"]]["type"] == "path_forbidden"
+        assert errors[three["name"]] is None
+        _, sent = await daemon.ask(
+            "POST", "/api/transfers", {"source": source, "to": "all", "path": "nowhere:x"}
+        )
+        sent = await ended(daemon, sent["id"])
+        assert sent["state"] == "failed"
+        assert {part["error"]["type"] for part in sent["recipients"]} == {"path_forbidden"}
+        assert not os.path.exists("/etc/x")
+
+
+async def test_cancel_and_bandwidth(cluster: RayHead, cluster_python: str, tmp_path: Path) -> None:
+    """A limited transfer is slow, shows its speed, and leaves nothing when it is cancelled."""
+    async with casting(cluster, cluster_python, tmp_path, "--demo-nodes", "2") as daemon:
+        one, two = await ready(daemon, 2)
+        made(f"{one['roots']['files']}/slow.bin", 64 * MIB)
+        body = {
+            "source": {"node": one["name"], "path": "files:slow.bin"},
+            "to": [two["name"]],
+            "bandwidth_bytes_s": 4 * MIB,
+        }
+        _, sent = await daemon.ask("POST", "/api/transfers", body)
+        await daemon.wait_event(
+            "castray.transfer.progress", lambda e: e["bytes_verified"] > 4 * MIB, 30
+        )
+        running = await daemon.get(f"/api/transfers/{sent['id']}")
+        assert running["state"] == "running"
+        assert 0.5 * MIB < running["speed_bytes_s"] < 8 * MIB
+        assert running["eta_s"] > 1
+        status, cancelled = await daemon.ask("DELETE", f"/api/transfers/{sent['id']}")
+        assert (status, cancelled["state"]) == (200, "cancelled")
+        with anyio.fail_after(20):
+            while [n for n in os.listdir(two["roots"]["files"]) if not n.startswith("big")]:
+                await anyio.sleep(0.1)
+        assert (await daemon.ask("DELETE", f"/api/transfers/{sent['id']}"))[0] == 409

@@ -1,0 +1,71 @@
+"""Casting nodes for tests: a cluster whose Python has no castrayd, and a daemon that uses it."""
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.daemon import Daemon, running_daemon
+from tests.support.ray import RayHead, ray_head
+
+__all__ = ("casting", "cluster_of_four", "driven", "read_independently", "ready")
+
+_DRIVER = """
+import json, ray, sys
+address, name, method, *arguments = sys.argv[1:]
+ray.init(address, namespace="castray", log_to_driver=False, configure_logging=False)
+node = ray.get_actor("castray:1:" + name)
+print(json.dumps(ray.get(getattr(node, method).remote(*map(json.loads, arguments)))))
+"""
+
+
+@contextlib.contextmanager
+def cluster_of_four(cluster_python: str) -> Iterator[RayHead]:
+    """Four raylets on this machine, of a Python without castrayd."""
+    with ray_head(python=cluster_python) as head:
+        for _ in range(3):
+            head.start_raylet()
+        yield head
+
+
+@asynccontextmanager
+async def casting(
+    cluster: RayHead, python: str, folder: Path, *arguments: str, **settings: str
+) -> AsyncIterator[Daemon]:
+    environ = {
+        **{f"CASTRAYD_CASTING__{key.upper()}": value for key, value in settings.items()},
+        "CASTRAYD_SESSION__PYTHON": python,
+        "CASTRAYD_CASTING__DATA_DIR": str(folder),
+        "CASTRAYD_CASTING__SETTLE_S": "1",
+    }
+    async with running_daemon(*arguments, address=cluster.address, environ=environ) as daemon:
+        await daemon.wait_status("attached", lambda s: s["session"] is not None, 60)
+        yield daemon
+        me = (await daemon.status())["daemon"]["id"]
+        for node in (await daemon.get("/api/nodes"))["nodes"]:
+            if node["owner"] == me:  # the next test's daemon is another owner
+                await daemon.ask("DELETE", f"/api/nodes/{node['name']}")
+
+
+def driven(cluster: RayHead, python: str, name: str, method: str, *arguments: Any) -> Any:
+    """Call a casting node by a driver that is none of castrayd's."""
+    environ = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    command = [python, "-c", _DRIVER, cluster.address, name, method, *map(json.dumps, arguments)]
+    done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=True)
+    return json.loads(done.stdout)
+
+
+def read_independently(cluster: RayHead, python: str, name: str) -> list[dict[str, Any]]:
+    """Read an inbox by a driver that is none of castrayd's."""
+    answer = driven(cluster, python, name, "read", 0, 100, False, 0.0)
+    return list(answer["messages"])
+
+
+async def ready(daemon: Daemon, count: int) -> list[dict[str, Any]]:
+    """Wait until so many of its casting nodes are ready; returns them."""
+    await daemon.wait_status(f"{count} ready", lambda s: s["casting"]["ready"] == count, 60)
+    return list((await daemon.get("/api/nodes"))["nodes"])
