@@ -53,17 +53,22 @@ class _Commands(click.Group):
     """The commands of casting are loaded when one of them is meant: a status must be quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted((*super().list_commands(ctx), *CASTING))
+        return sorted((*super().list_commands(ctx), *CASTING, *FILES))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in CASTING:
-            return super().get_command(ctx, cmd_name)
-        from castrayd.cli import casting  # noqa: PLC0415
+        if cmd_name in CASTING:
+            from castrayd.cli import casting  # noqa: PLC0415
 
-        return casting.COMMANDS[cmd_name]
+            return casting.COMMANDS[cmd_name]
+        if cmd_name in FILES:
+            from castrayd.cli import files  # noqa: PLC0415
+
+            return files.COMMANDS[cmd_name]
+        return super().get_command(ctx, cmd_name)
 
 
 CASTING: Final = ("group", "message", "node")
+FILES: Final = ("file", "transfer")
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -5,10 +5,12 @@ aiohttp cost more to import than the request takes.
 """
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from time import monotonic, sleep
 from typing import Any, BinaryIO, Final
 
@@ -65,6 +67,12 @@ class Client:
             length = headers.get("content-length")
             return json.loads(file.read(int(length) if length else -1))
 
+    def upload(self, target: str, data: BinaryIO, within_s: float) -> Any:  # noqa: ANN401  JSON
+        """PUT a file as it is; returns the document that answers it. Raises as `ask`."""
+        with self._asked("PUT", target, data, monotonic() + within_s) as (_, file, headers):
+            length = headers.get("content-length")
+            return json.loads(file.read(int(length) if length else -1))
+
     def stream(self, target: str, deadline_s: float | None = None) -> Iterator[dict[str, Any]]:
         """GET a stream of JSON lines; yields until the daemon ends it.
 
@@ -84,7 +92,11 @@ class Client:
             self._connect(connection, deadline_s)
             connection.settimeout(_left_s(deadline_s))
             try:
-                connection.sendall(_request(method, target, body))
+                if isinstance(body, BufferedReader):
+                    connection.sendall(_head_of_upload(target, os.fstat(body.fileno()).st_size))
+                    connection.sendfile(body)
+                else:
+                    connection.sendall(_request(method, target, body))
                 with connection.makefile("rb") as file:
                     status, headers = _head(file)
                     if status >= REFUSED:
@@ -128,6 +140,13 @@ def _request(method: str, target: str, body: object) -> bytes:
         f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
     )
     return head.encode() + data
+
+
+def _head_of_upload(target: str, size: int) -> bytes:
+    return (
+        f"PUT {target} HTTP/1.1\r\nHost: castrayd\r\nConnection: close\r\n"
+        f"Content-Type: application/octet-stream\r\nContent-Length: {size}\r\n\r\n"
+    ).encode()
 
 
 def _head(file: BinaryIO) -> tuple[int, dict[str, str]]:
