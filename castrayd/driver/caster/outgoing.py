@@ -9,6 +9,7 @@ from typing import Any
 from castrayd.driver.caster.roots import FileRefusal, Roots, refusal_of
 from castrayd.driver.caster.sending import Sending
 from castrayd.driver.caster.source import Source
+from castrayd.driver.caster.tally import standing
 
 __all__ = ("Outgoing",)
 
@@ -23,7 +24,8 @@ class Outgoing:
     def __init__(self, plan: dict[str, Any], roots: Roots, namespace: str) -> None:
         self._plan = plan
         self._roots = roots
-        self._sending = Sending(plan, namespace)
+        self._namespace = namespace
+        self._sending: Sending | None = None
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
@@ -38,32 +40,28 @@ class Outgoing:
     def cancel(self) -> None:
         """Stop sending; what the recipients have of the file is removed. Idempotent."""
         with self._lock:
-            self._is_cancelled = True
-            if self._loop and self._task:
+            again, self._is_cancelled = self._is_cancelled, True
+            if self._loop and self._task and not again:  # a second one would stop the tidying
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def progress(self) -> dict[str, Any]:
         """Return where the transfer and each recipient stand."""
-        source = self._sending.source
-        state = self._state()  # first, so that an ended one is told with its ends
+        is_over, sending = self._is_over, self._sending  # first: the rest is then as it ended
+        rows = [one.progress() for one in sending.recipients] if sending else self._unbegun()
         return {
             "id": self._plan["id"],
-            "state": state,
-            "bytes_total": source.size if source else None,
-            "sha256": source.sha256 if source else None,
+            "state": _state({row["state"] for row in rows}) if is_over else "running",
+            "bytes_total": sending.source.size if sending else None,
+            "sha256": sending.source.sha256 if sending else None,
             "error": self._error,
-            "recipients": [one.progress() for one in self._sending.recipients],
+            "recipients": rows,
         }
 
-    def _state(self) -> str:
-        if not self._is_over:
-            return "running"
-        ends = [one.state for one in self._sending.recipients]
-        if "cancelled" in ends:
-            return "cancelled"
-        if "done" not in ends:
-            return "failed"
-        return "partial" if "failed" in ends else "done"
+    def _unbegun(self) -> list[dict[str, Any]]:
+        """Return the recipients of a transfer that has not begun, and may never have."""
+        ended = "failed" if self._error else "cancelled"
+        state = ended if self._is_over else "running"
+        return [standing(one["name"], state, self._error) for one in self._plan["recipients"]]
 
     def _run(self) -> None:
         try:
@@ -74,13 +72,8 @@ class Outgoing:
             self._error = refusal.document()["error"]
         except OSError as error:
             self._error = refusal_of(error, self._plan["source"]).document()["error"]
-        self._close()
-
-    def _close(self) -> None:
-        for one in self._sending.recipients:
-            if not one.has_ended:
-                one.drop(self._error)
-        self._sending.close()
+        if self._sending:
+            self._sending.close()
         with self._lock:
             self._loop = None
         self._is_over = True
@@ -91,4 +84,13 @@ class Outgoing:
             if self._is_cancelled:
                 return
         source = Source(self._roots.open_file(self._plan["source"]), self._plan["chunk_bytes"])
-        await self._sending.run(source)
+        self._sending = Sending(self._plan, source, self._namespace)
+        await self._sending.run()
+
+
+def _state(ends: set[str]) -> str:
+    if "cancelled" in ends:
+        return "cancelled"
+    if "done" not in ends:
+        return "failed"
+    return "partial" if "failed" in ends else "done"

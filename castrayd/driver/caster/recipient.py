@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Protocol
 
 from castrayd.driver.caster.remote import Gone, Remote
 from castrayd.driver.caster.roots import FileRefusal
 from castrayd.driver.caster.source import Source
+from castrayd.driver.caster.tally import Tally, standing
 
 __all__ = ("TRIES", "Recipient")
 
@@ -25,31 +26,31 @@ _SLOW_BYTES_S = 50e6
 """A file is hashed and synced at least so fast, or asking for it is given up and repeated."""
 
 
-class Spawn(Protocol):
-    """Run a coroutine beside the rest; one that is the recipient's last is waited for."""
+class Host(Protocol):
+    """What a recipient asks of its transfer."""
 
-    def __call__(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None: ...
+    def spawn(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
+        """Run a coroutine beside the rest; one that is the recipient's last is waited for."""
+
+    def tell(self) -> None:
+        """Hear that a recipient's state has changed."""
+
+    async def sha256(self) -> str:
+        """Return the source's sha256, known or not; raises FileRefusal."""
 
 
 class Recipient:
-    """For use in one loop; `progress` from any thread. `changed` is called on every new state."""
+    """For use in one loop; `progress` from any thread. `host` is the transfer that it is of."""
 
     def __init__(
-        self,
-        plan: dict[str, Any],
-        name: str,
-        remote: Remote,
-        spawn: Spawn,
-        changed: Callable[[], None],
+        self, plan: dict[str, Any], name: str, source: Source, remote: Remote, host: Host
     ) -> None:
         self.name = name
         self._plan = plan
+        self._source = source
         self._remote = remote
-        self._spawn = spawn
-        self._changed = changed
+        self._host = host
         self._state = "beginning"
-        self._source: Source | None = None
-        self._hashed: Callable[[], Any]
         self._life = 0
         """How often it has begun: what concerns an earlier life is heard no more."""
         self._trouble_since: float | None = None
@@ -57,23 +58,16 @@ class Recipient:
         """How often in a row it was lost without a chunk between."""
         self._differs = False
         self._finishes = 0
-        self._held: set[int] = set()
-        self.claimed: dict[int, bytes] = {}
-        """What it said it has; it counts where the source has the same."""
-        self._verified = self._sent = 0
-        self._facts: dict[str, Any] = {"sha256": None, "path": None, "error": None}
-        self._skipped = False
+        self.tally = Tally(source)
+        self._facts: dict[str, Any] = {}
 
     def progress(self) -> dict[str, Any]:
         """Return where it stands. Bytes are verified when it has said so, sent when they went."""
-        running = self._state in {"beginning", "ready"}
         return {
-            "recipient": self.name,
-            "state": "running" if running else self._state,
-            "bytes_verified": self._verified,
-            "bytes_sent": self._sent,
+            **standing(self.name, self._state if self.has_ended else "running"),
+            "bytes_verified": self.tally.verified,
+            "bytes_sent": self.tally.sent,
             **self._facts,
-            "skipped": self._skipped,
         }
 
     @property
@@ -98,26 +92,22 @@ class Recipient:
 
     def _turn(self, state: str) -> None:
         self._state = state
-        self._changed()
+        self._host.tell()
 
-    async def begin(self, source: Source, hashed: Callable[[], Any]) -> None:
-        """Begin or resume; where it does not answer, again each second until patience ends.
-
-        `hashed` is awaited for the source's sha256 when the same file may be there already.
-        """
-        self._source, self._hashed = source, hashed
+    async def begin(self) -> None:
+        """Begin or resume; where it does not answer, again each second until patience ends."""
         try:
             while self._state == "beginning":
-                await self._try(source)
+                await self._try()
         except FileRefusal as refusal:  # of the source, when it was hashed
             self.fail(refusal.document()["error"])
-        except (LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  another node's answer may be anything
             self.fail({"type": "internal", "message": f"its answer makes no sense: {error!r}"})
 
-    async def _try(self, source: Source) -> None:
+    async def _try(self) -> None:
         plan = self._plan
         spec = {key: plan[key] for key in ("id", "path", "chunk_bytes", "if_exists")}
-        spec = {**spec, "size": source.size, "differs": self._differs}
+        spec = {**spec, "size": self._source.size, "differs": self._differs}
         try:
             await self._remote.find(self._call_s)
             answer = await self._remote.ask("file_begin", self._slow_s, spec)
@@ -138,40 +128,24 @@ class Recipient:
             self._resume(answer["have"])
 
     async def _compare(self, there: str) -> None:
-        if await self._hashed() != there:
+        if await self._host.sha256() != there:
             self._differs = True  # and is begun again with that
             return
-        self._skipped = True
-        size = self._source.size if self._source else 0
-        self._done({"path": self._plan["path"], "bytes": size, "sha256": there})
+        self._done({"path": self._plan["path"], "bytes": self._source.size, "sha256": there})
+        self._facts["skipped"] = True
         self._abandon()
 
     def _resume(self, have: list[list[Any]]) -> None:
-        self.claimed = {index: bytes.fromhex(digest) for index, digest in have}
-        self._held = set()
-        self._verified = 0
-        digests = self._source.digests if self._source else []
-        for index, digest in self.claimed.items():
-            if digests[index] == digest:
-                self._hold(index)
+        self.tally.resume(have)
         self._life += 1
         self._trouble_since = None
         self._turn("ready")
 
-    def _hold(self, index: int) -> None:
-        if index not in self._held and self._source:
-            self._held.add(index)
-            self._verified += self._source.length(index)
-
     def wants(self, index: int, digest: bytes) -> bool:
         """Whether it is to be sent this chunk now."""
-        if self.is_ready and self.claimed.get(index) == digest:
-            self._hold(index)
-        return self.is_ready and index not in self._held
-
-    def lacks(self, index: int) -> bool:
-        """Whether it has not said to have this chunk, as far as is known."""
-        return index not in self._held
+        if self.is_ready:
+            self.tally.compare(index, digest)
+        return self.is_ready and self.tally.lacks(index)
 
     async def deliver(
         self, index: int, digest: bytes, refs: list[Any], *, relay: bool = False
@@ -185,7 +159,7 @@ class Recipient:
             if not self.is_ready:
                 return []
             life = self._life
-            self._sent += self._source.length(index) if self._source else 0
+            self.tally.send(index)
             try:
                 answer = await self._remote.ask(
                     "file_take", self._call_s, self._plan["id"], index, digest.hex(), [ref], relay
@@ -197,7 +171,7 @@ class Recipient:
                 return []
             error = answer.get("error", {})
             if not error:
-                self._hold(index)
+                self.tally.hold(index)
                 self._shakes = 0
                 return list(answer.get("refs", ()))
             if error["type"] not in {"checksum_mismatch", "object_lost"}:
@@ -235,24 +209,24 @@ class Recipient:
         self._shakes += 1
         if self._shakes > _SHAKES:
             self.fail({"type": "unreachable", "message": message})
-        elif self._has_patience(message) and self._source:
+        elif self._has_patience(message):
             self._turn("beginning")
-            self._spawn(self.begin(self._source, self._hashed))
+            self._host.spawn(self.begin())
 
     def _has_patience(self, message: str) -> bool:
         """Whether it may still come back; it has failed when not."""
         now = time.monotonic()
         if self._trouble_since is None:
             self._trouble_since = now
-            self._changed()
+            self._host.tell()
         if now - self._trouble_since < self._plan["patience_s"]:
             return True
         self.fail({"type": "unreachable", "message": message})
         return False
 
     def _done(self, result: dict[str, Any]) -> None:
-        self._facts = {"sha256": result["sha256"], "path": result["path"], "error": None}
-        self._verified = result["bytes"]
+        self._facts = {"sha256": result["sha256"], "path": result["path"]}
+        self.tally.verified = result["bytes"]
         self._turn("done")
 
     def fail(self, error: dict[str, Any]) -> None:
@@ -266,18 +240,13 @@ class Recipient:
     def _end(self, state: str, error: dict[str, Any] | None) -> None:
         if self.has_ended:
             return
-        self._facts["error"] = error
+        self._facts = {"error": error}
         self._turn(state)
         if not error or error["type"] != "unreachable":
             self._abandon()
 
-    def drop(self, error: dict[str, Any] | None) -> None:
-        """End it where nothing was ever begun: failed, or with no error cancelled."""
-        self._facts["error"] = error
-        self._state = "failed" if error else "cancelled"
-
     def _abandon(self) -> None:
-        self._spawn(self._abandoned(), last=True)
+        self._host.spawn(self._abandoned(), last=True)
 
     async def _abandoned(self) -> None:
         try:
@@ -292,5 +261,4 @@ class Recipient:
 
     @property
     def _slow_s(self) -> float:
-        size = self._source.size if self._source else 0
-        return self._call_s + size / _SLOW_BYTES_S
+        return self._call_s + self._source.size / _SLOW_BYTES_S

@@ -11,7 +11,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Coroutine
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -33,47 +33,46 @@ _PUT_AGAIN_S = 1.0
 class Sending:
     """One transfer. Everything but `progress` of its recipients happens in one loop."""
 
-    def __init__(self, plan: dict[str, Any], namespace: str) -> None:
+    def __init__(self, plan: dict[str, Any], source: Source, namespace: str) -> None:
+        """Own the source. To be made in the loop."""
         self._plan = plan
+        self.source = source
         self._lookups = ThreadPoolExecutor(_THREADS, "send-find")  # these may hang
         self._threads = ThreadPoolExecutor(_THREADS, "send")
         self._in_order = ThreadPoolExecutor(1, "send-hash")
         self._rate = Rate(plan.get("rate"))
         self._begins: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
-        self._changed: asyncio.Event | None = None
+        self._changed = asyncio.Event()
         self._refusal: FileRefusal | None = None
         self._hashing: asyncio.Future[str] | None = None
-        self.source: Source | None = None
         self.recipients = [self._recipient(one, namespace) for one in plan["recipients"]]
 
     def _recipient(self, one: dict[str, Any], namespace: str) -> Recipient:
         remote = Remote(one["actor"], namespace, self._lookups)
-        return Recipient(self._plan, one["name"], remote, self._spawn, self._tell)
+        return Recipient(self._plan, one["name"], self.source, remote, self)
 
-    def _tell(self) -> None:
-        if self._changed:
-            self._changed.set()
+    def tell(self) -> None:
+        """Look at the recipients again: the state of one has changed."""
+        self._changed.set()
 
-    def _spawn(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None], *, last: bool = False) -> None:
         """Run a recipient's coroutine beside the rest; one that is its last is waited for."""
         task = asyncio.get_running_loop().create_task(work)
         tasks = self._ends if last else self._begins
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    async def run(self, source: Source) -> None:
+    async def run(self) -> None:
         """Send to all; returns when each has ended. Raises FileRefusal for a fault of the source.
 
         Cancelled, it has the recipients remove what they have.
         """
-        self.source = source
-        self._changed = asyncio.Event()
         for one in self.recipients:
-            self._spawn(one.begin(source, self._sha256))
+            self.spawn(one.begin())
         try:
             await self._settle()
-            await self._go_on(source)
+            await self._go_on()
         except Exception as error:
             raise self._failed(self._refusal_of(error)) from error
         finally:
@@ -102,13 +101,11 @@ class Sending:
 
     def close(self) -> None:
         """Close the source, once no thread reads it any more."""
-        if self.source:
-            self.source.stop()
+        self.source.stop()
         self._lookups.shutdown(wait=False)
         self._threads.shutdown()
         self._in_order.shutdown()
-        if self.source:
-            self.source.close()
+        self.source.close()
 
     async def _settle(self) -> None:
         """Wait until all have begun, ended or failed to answer; not long for the last of them."""
@@ -119,47 +116,43 @@ class Sending:
 
     async def _change(self, timeout_s: float | None = None) -> bool:
         """Wait for a recipient's change; False when none has come."""
-        event = self._changed
-        if event is None:
-            return False
-        event.clear()
+        self._changed.clear()
         try:
-            await asyncio.wait_for(event.wait(), timeout_s)
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
         except asyncio.TimeoutError:  # noqa: UP041  another class before Python 3.11
             return False
         return True
 
-    async def _go_on(self, source: Source) -> None:
+    async def _go_on(self) -> None:
         while pending := [one for one in self.recipients if not one.has_ended]:
             ready = [one for one in pending if one.is_ready]
-            missing = [i for i in range(source.count) if any(one.lacks(i) for one in ready)]
+            missing = [
+                i for i in range(self.source.count) if any(one.tally.lacks(i) for one in ready)
+            ]
             if missing:
-                await self._pass(source, missing)
+                await self._pass(missing)
             elif ready:
-                await self._finish(source, ready)
+                await self._finish(ready)
             else:
                 await self._change()
 
-    async def _finish(self, source: Source, ready: list[Recipient]) -> None:
-        sha256 = await self._sha256()
-        await self._in_thread(source.check)
+    async def _finish(self, ready: list[Recipient]) -> None:
+        sha256 = await self.sha256()
+        await self._in_thread(self.source.check)
         await asyncio.gather(*(one.finish(sha256) for one in ready))
 
-    async def _sha256(self) -> str:
+    async def sha256(self) -> str:
         """Return the source's sha256, reading it for that alone where it must be known before."""
-        source = self.source
-        if source is None:
-            raise FileRefusal("internal", "not begun")
         if self._hashing is None:
             loop = asyncio.get_running_loop()
-            self._hashing = loop.run_in_executor(self._in_order, source.hash_all)
+            self._hashing = loop.run_in_executor(self._in_order, self.source.hash_all)
         return await asyncio.shield(self._hashing)
 
-    async def _in_thread(self, work: Any, *arguments: Any, pool: Executor | None = None) -> Any:
+    async def _in_thread(self, work: Any, *arguments: Any) -> Any:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(pool or self._threads, work, *arguments)
+        return await loop.run_in_executor(self._threads, work, *arguments)
 
-    async def _pass(self, source: Source, indices: list[int]) -> None:
+    async def _pass(self, indices: list[int]) -> None:
         """Send these chunks in order to whoever then lacks them, a window of them at a time."""
         window = Window(self._plan["window"])
         chunks: set[asyncio.Task[None]] = set()
@@ -167,9 +160,9 @@ class Sending:
             for index in indices:
                 if self._refusal or not await self._somebody():
                     break
-                if self._is_wanted(source, index):
+                if self._is_wanted(index):
                     await window.enter()
-                    task = await self._set_out(source, index)
+                    task = await self._set_out(index)
                     chunks.add(task)
                     task.add_done_callback(chunks.discard)
                     task.add_done_callback(partial(_left, window, time.monotonic()))
@@ -180,14 +173,14 @@ class Sending:
         if self._refusal:
             raise self._refusal
 
-    async def _set_out(self, source: Source, index: int) -> "asyncio.Task[None]":
+    async def _set_out(self, index: int) -> "asyncio.Task[None]":
         """Read a chunk, no faster than is allowed, and begin to do with it what is to be done."""
         loop = asyncio.get_running_loop()
-        if any(index not in one.claimed for one in self.recipients if one.is_ready):
-            await self._rate.wait(source.length(index))
-        view = await self._in_thread(source.read, index)
-        hashed = loop.run_in_executor(self._in_order, source.follow, index, view)
-        return loop.create_task(self._chunk(source, index, view, hashed))
+        if any(not one.tally.claims(index) for one in self.recipients if one.is_ready):
+            await self._rate.wait(self.source.length(index))
+        view = await self._in_thread(self.source.read, index)
+        hashed = loop.run_in_executor(self._in_order, self.source.follow, index, view)
+        return loop.create_task(self._chunk(index, view, hashed))
 
     async def _somebody(self) -> bool:
         """Wait until a recipient is ready; False when all have ended."""
@@ -197,31 +190,29 @@ class Sending:
             await self._change()
         return True
 
-    def _is_wanted(self, source: Source, index: int) -> bool:
+    def _is_wanted(self, index: int) -> bool:
         """Whether a chunk is to be read: it always is the first time, for the whole's sha256."""
-        digest = source.digests[index]
+        digest = self.source.digests[index]
         return digest is None or any(one.wants(index, digest) for one in self.recipients)
 
-    async def _chunk(
-        self, source: Source, index: int, view: memoryview, hashed: "asyncio.Future[None]"
-    ) -> None:
+    async def _chunk(self, index: int, view: memoryview, hashed: "asyncio.Future[None]") -> None:
         try:
-            digest, ref = await self._prepared(source, index, view)
+            digest, ref = await self._prepared(index, view)
             await hashed
-            source.give_back(view)
+            self.source.give_back(view)
             targets = [one for one in self.recipients if one.wants(index, digest)]
             if targets and ref is not None:
                 await _hand_out(index, digest, ref, targets)
         except Exception as error:  # noqa: BLE001  the pass ends with it, for all
             self._refusal = self._refusal_of(error)
 
-    async def _prepared(self, source: Source, index: int, view: memoryview) -> tuple[bytes, Any]:
+    async def _prepared(self, index: int, view: memoryview) -> tuple[bytes, Any]:
         """Hash a chunk and put it, at once when it is surely wanted; no ref when it is not."""
         ready = [one for one in self.recipients if one.is_ready]
         putting = None
-        if any(index not in one.claimed for one in ready):
+        if any(not one.tally.claims(index) for one in ready):
             putting = asyncio.get_running_loop().create_task(self._put(view))
-        digest: bytes = await self._in_thread(source.digest, index, view)
+        digest: bytes = await self._in_thread(self.source.digest, index, view)
         if putting is not None:
             return digest, await putting
         if any(one.wants(index, digest) for one in self.recipients):
