@@ -36,6 +36,7 @@ class Node:
         self.folder = folder
         self.calls: list[tuple[str, Any]] = []
         self.fault: Fault = lambda _method, _arguments: None
+        self.is_frozen = False
         self.restart()
 
     def restart(self) -> None:
@@ -86,10 +87,14 @@ class Remotes:
             if self._actor not in self._remotes.nodes:
                 raise Gone("no such actor")
 
-        async def ask(self, method: str, _timeout_s: float, *arguments: Any) -> dict[str, Any]:
+        async def ask(self, method: str, timeout_s: float, *arguments: Any) -> dict[str, Any]:
             await asyncio.sleep(0.001)
             await self.find(0)
-            return self._remotes.nodes[self._actor].answer(method, arguments)
+            node = self._remotes.nodes[self._actor]
+            if node.is_frozen:
+                await asyncio.sleep(timeout_s)
+                raise Gone("not in time")
+            return node.answer(method, arguments)
 
 
 class World:
@@ -211,6 +216,40 @@ def test_recipient_that_comes_late_is_served(world: World) -> None:
 
     assert world.end(outgoing)["state"] == "done"
     assert world.has("late")
+
+
+def test_frozen_recipient_costs_the_others_one_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And when it wakes it gets the rest."""
+    monkeypatch.setattr(recipient, "_CALL_S", 0.3)
+    world.add("b", "c", "d")
+
+    def freeze() -> None:
+        world.nodes["c"].is_frozen = True
+
+    world.nodes["c"].fault = _once(5, freeze)
+    began = time.monotonic()
+    outgoing = world.begin("b", "c", "d")
+
+    def are_done() -> bool:
+        ends = [one["state"] for one in outgoing.progress()["recipients"]]
+        return ends == ["done", "running", "done"]
+
+    until(are_done, 5, "the others")
+    assert time.monotonic() - began < 2
+    world.nodes["c"].is_frozen = False
+    assert world.end(outgoing)["state"] == "done"
+    assert all(world.has(name) for name in "bcd")
+
+
+def test_answer_without_sense_ends_it_alone(world: World) -> None:
+    world.add("b", "c")
+    world.nodes["c"].fault = lambda method, _: {"have": 7} if method == "file_begin" else None
+    end = world.send("b", "c")
+
+    assert end["by"]["c"]["error"]["type"] == "internal"
+    assert world.has("b")
 
 
 def test_patience_ends(world: World) -> None:
