@@ -26,6 +26,8 @@ Row: TypeAlias = tuple[int, str, str, bytes]
 """An event: `seq`, `at`, `name`, and the whole of it as JSON."""
 
 EVENTS_KEPT: Final = 20_000
+OF_ONE_KEPT: Final = 5_000
+"""Of each name: a chatty session must not push the attempts out."""
 DAYS_KEPT: Final = 30
 YOUNG: Final = 1_000
 """So many stay whatever their age: a clock that was wrong for a while must not take them all."""
@@ -169,6 +171,7 @@ class Ledger:
             self._unpruned += len(rows)
             if self._unpruned >= PRUNE_EVERY:
                 self._unpruned = 0
+                self._db.execute(_TOO_MANY_OF_ONE, (OF_ONE_KEPT,))
                 self._db.execute(_TOO_MANY, (EVENTS_KEPT,))
                 self._db.execute(_TOO_OLD, (rows[-1][1], f"-{DAYS_KEPT} days", YOUNG))
 
@@ -207,6 +210,10 @@ _UPSERT: Final = "INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET valu
 _LAST: Final = "SELECT body FROM events WHERE ? IS NULL OR name = ? ORDER BY seq DESC LIMIT ?"
 _TOO_MANY: Final = (
     "DELETE FROM events WHERE seq <= (SELECT seq FROM events ORDER BY seq DESC LIMIT 1 OFFSET ?)"
+)
+_TOO_MANY_OF_ONE: Final = (
+    "DELETE FROM events WHERE seq IN (SELECT seq FROM (SELECT seq, ROW_NUMBER() OVER "
+    "(PARTITION BY name ORDER BY seq DESC) AS place FROM events) WHERE place > ?)"
 )
 _TOO_OLD: Final = (
     "DELETE FROM events WHERE julianday(at) < julianday(?, ?) AND seq <= "

@@ -167,7 +167,8 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
     if attempt.address is not None:
         keys |= {**place_keys("server", attempt.address), "castray.address.source": attempt.source}
     if (peer := attempt.seen.get("connected_to")) is not None:
-        keys |= place_keys("network.peer", peer)
+        keys |= {**place_keys("network.peer", peer), "network.transport": "tcp"}
+        keys["network.type"] = "ipv6" if peer.startswith("[") else "ipv4"
     keys |= {key: attempt.seen[name] for name, key in _SEEN.items() if attempt.seen.get(name)}
     if attempt.error is not None:
         keys |= {"castray.phase.failed": attempt.error.phase, **_error_keys((attempt.error,))}

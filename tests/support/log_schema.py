@@ -93,6 +93,8 @@ _OTHERS: Final = {
     "ray.nodes.dead": _COUNT,
     "server.address": _TEXT,
     "server.port": _PORT,
+    "network.transport": {"const": "tcp"},
+    "network.type": _one_of(["ipv4", "ipv6"]),
     "network.peer.address": _TEXT,
     "network.peer.port": _PORT,
     "ray.cluster.id": {"type": "string", "pattern": "^[0-9a-f]+$"},

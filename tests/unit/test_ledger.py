@@ -153,6 +153,18 @@ def test_events_are_bounded_by_count_and_age(
     ledger.close()
 
 
+def test_chatty_name_pushes_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much a session says, the attempts of the last days stay."""
+    monkeypatch.setattr(ledgers, "OF_ONE_KEPT", 10)
+    monkeypatch.setattr(ledgers, "PRUNE_EVERY", 1)
+    ledger = Ledger(tmp_path / "l")
+    ledger.store_events([(1, "2026-01-01T00:00:00Z", "attempt", b"1")])
+    for seq in range(2, 50):
+        ledger.store_events([(seq, "2026-01-01T00:00:00Z", "output", str(seq).encode())])
+    assert ledger.events(100) == [b"1", *(str(seq).encode() for seq in range(40, 50))]
+    ledger.close()
+
+
 def test_clock_that_was_wrong_takes_no_history(tmp_path: Path) -> None:
     """A host that starts in another year, and is corrected, keeps what it knew."""
     ledger = Ledger(tmp_path / "l")
