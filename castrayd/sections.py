@@ -200,8 +200,8 @@ class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 16 * 2**30
     upload_s: Annotated[Seconds, Meta(description="after which an upload is removed")] = DAY_S
     disk_reserve_bytes: Annotated[
-        int | None,
-        Meta(ge=0, description="left free where files arrive; default: 1 GiB or 6 %, the larger"),
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="left free where files arrive; default: 1 GiB or 6 %, the larger"),
     ] = None
     follow: Annotated[bool, Meta(description="make casting nodes on a fallback cluster too")] = (
         False
