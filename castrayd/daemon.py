@@ -192,6 +192,7 @@ class _Daemon:
             self.ledger.path.with_name("uploads"),
         )
         self.service.casting = lambda: CastingDocument(*self.casting.nodes.counts)
+        self.supervisor.busy = self.casting.transfers.running
         self.service.transfers = self.casting.transfers.totals
         self.service.earlier = tuple(_earlier(self.history))
         control = settings.control

@@ -280,6 +280,10 @@ class Transfers:
         self._due.set()
         return again
 
+    def running(self) -> list[str]:
+        """Name the transfers that are under way on the attached cluster."""
+        return [f"transfer {o.id}" for o in self._transfers.values() if o.state == "running"]
+
     def totals(self) -> TransfersDocument:
         """Return how many there are, and were since the daemon's start."""
         active = sum(one.state in ACTIVE for one in self._transfers.values())

@@ -5,11 +5,12 @@ must not be there when the look begins, or an attempt that fails would be begun 
 """
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import anyio
+import structlog
 
 from castrayd.core.candidates import Address, Candidate
 from castrayd.core.commands import WatchCues
@@ -25,6 +26,8 @@ from castrayd.supervisor.connection import NO_TOKEN, Connection
 from castrayd.supervisor.trial import Trial
 
 __all__ = ("Cues",)
+
+log = structlog.get_logger("castrayd.supervisor")
 
 LOOK_S: Final = 2.0
 """Between two looks for new or preferred candidates."""
@@ -47,6 +50,8 @@ class Cues:
     """Of the session's interpreter; None where it cannot be told."""
     attachment: Attachment | None
     known_nodes: int
+    busy: Callable[[], Sequence[str]]
+    """What runs on the attached cluster and would be lost by a move to another one."""
     rng: random.Random
 
     async def wait(self, order: WatchCues) -> Trigger:
@@ -140,6 +145,7 @@ class Cues:
         attached = self.attachment.attached
         own, local = attached.facts.cluster_id, attached.address.mode is Mode.LOCAL
         good_since_s: dict[Address | None, float] = {}
+        told = False
         while True:
             preferred = await self._preferred_candidates(attached.candidate)
             for one, seen in zip(preferred, await self._climbed(preferred), strict=True):
@@ -149,8 +155,12 @@ class Cues:
                     continue
                 since_s = good_since_s.setdefault(one.address, anyio.current_time())
                 hold_s = order.same_hold_s if same else order.hold_s
-                if anyio.current_time() - since_s >= hold_s:
+                if anyio.current_time() - since_s < hold_s:
+                    continue
+                work = () if same else self.busy()
+                if not work:
                     return
+                told = told or _tell_waiting(work)
             await anyio.sleep(LOOK_S)
 
     async def _preferred_candidates(self, attached: Candidate) -> list[Candidate]:
@@ -191,3 +201,10 @@ class Cues:
             )
         except AttachError:
             return None
+
+
+def _tell_waiting(work: Sequence[str]) -> bool:
+    """Name, once, what a move to another cluster waits for."""
+    message = f"a preferred cluster is back; the move waits for {', '.join(work)}"
+    log.info(message[:1024])
+    return True

@@ -5,7 +5,7 @@ that a session which was handed over lives on until `EndSession`.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 import anyio
@@ -55,6 +55,8 @@ class Performer:
         self._tasks = tasks
         self.attempt: Attempt | None = None
         self.attachment: Attachment | None = None
+        self.busy: Callable[[], Sequence[str]] = tuple
+        """What runs on the cluster and would be lost by a move to another one."""
         self._ending: Session | None = None
         self.last_nodes = 0
         """How many nodes the cluster had when last seen."""
@@ -158,6 +160,7 @@ class Performer:
             ray_version=self.pool.ray_version,
             attachment=self.attachment,
             known_nodes=self.last_nodes,
+            busy=self.busy,
             rng=self._rng,
         )
 

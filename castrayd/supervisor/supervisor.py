@@ -9,6 +9,7 @@ import math
 import random
 import re
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import anyio
@@ -99,6 +100,8 @@ class Supervisor:
         self.history: deque[AttemptDocument] = deque(maxlen=HISTORY)
         self.times = StateTimes(snapshot.state, clock)
         self.performer: Performer | None = None
+        self.busy: Callable[[], Sequence[str]] = tuple
+        """Names what runs on the cluster; set before `run`. A failback elsewhere waits for it."""
         self._publisher = publisher
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
@@ -124,6 +127,7 @@ class Supervisor:
                 self._rng,
                 self._tell_cancelled,
             )
+            self.performer.busy = self.busy
             self.post(e.Started(self._now()))
             task_status.started()
             async for letter in self._receive:

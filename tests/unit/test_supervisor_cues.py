@@ -1,6 +1,7 @@
 """Reasons to begin an attempt before its time, seen with probes of the test's own."""
 
 import random
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,7 +41,12 @@ def heads(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return answering
 
 
-def _cues(*addresses: str, attached: str | None = None, lost: str | None = None) -> cues.Cues:
+def _cues(
+    *addresses: str,
+    attached: str | None = None,
+    lost: str | None = None,
+    busy: Callable[[], Sequence[str]] = tuple,
+) -> cues.Cues:
     """Cues of a daemon that wants the addresses, in order."""
 
     async def unknown(_connection: Connection) -> None:
@@ -62,6 +68,7 @@ def _cues(*addresses: str, attached: str | None = None, lost: str | None = None)
         ray_version=unknown,
         attachment=attachment,
         known_nodes=1,
+        busy=busy,
         rng=random.Random(1),
     )
 
@@ -82,6 +89,24 @@ async def test_another_cluster_must_be_good_for_the_whole_hold(heads: dict[str, 
     heads["x:1"] = OWN
     assert await _took_s(_cues("x:1", "a:1", attached="a:1"), hold_s=60.0) < 0.5
     assert 0.4 <= await _took_s(_cues("x:1", "a:1", attached="a:1"), hold_s=60.0, same_hold_s=0.4)
+
+
+async def test_move_elsewhere_waits_for_what_runs(heads: dict[str, str]) -> None:
+    """A transfer on the attached cluster is not lost by a move; within one cluster nothing is."""
+    heads["x:1"] = OTHER
+    work = ["transfer 1"]
+    looked = _cues("x:1", "a:1", attached="a:1", busy=lambda: work)
+    async with anyio.create_task_group() as tasks:
+
+        async def finish() -> None:
+            await anyio.sleep(0.8)
+            work.clear()
+
+        tasks.start_soon(finish)
+        assert await _took_s(looked, hold_s=0.2) >= 0.8
+    work.append("transfer 2")
+    heads["x:1"] = OWN
+    assert await _took_s(looked, hold_s=60.0) < 0.5
 
 
 async def test_hold_begins_anew_when_it_goes_away_in_between(heads: dict[str, str]) -> None:
