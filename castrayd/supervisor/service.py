@@ -185,6 +185,9 @@ class AttachmentService:
             last_contact=self._wall(supervisor.contact_s),
             nodes_alive=attachment.alive if attachment else None,
             nodes_dead=len(attachment.nodes) - attachment.alive if attachment else None,
+            casters_wanted=self.casting().desired,
+            casters_ready=self.casting().ready,
+            transfers_active=self.transfers().active,
             warnings=[(one.code, one.severity) for one in warnings],
             events_dropped=events_dropped,
         )

@@ -73,6 +73,10 @@ def _gauges(now: Standing) -> Iterator["Metric"]:
     nodes = {("alive",): now.nodes_alive, ("dead",): now.nodes_dead}
     yield _gauge("castray_cluster_nodes", "Nodes of the cluster; NaN without an attachment.",
                  nodes, "state")  # fmt: skip
+    casters = {("wanted",): now.casters_wanted, ("ready",): now.casters_ready}
+    yield _gauge("castray_casting_nodes", "Casting nodes of this daemon.", casters, "state")
+    yield _gauge("castray_transfers_active", "Transfers that have not ended.",
+                 {(): now.transfers_active})  # fmt: skip
     standing = {key: key in now.warnings for key in (*WARNINGS, *now.warnings)}
     yield _gauge("castray_warnings", "Whether a warning stands.", standing, "code", "severity")
     build = {(castrayd.__version__, platform.python_version()): 1}
@@ -87,10 +91,14 @@ def _counters(metrics: Metrics, now: Standing) -> Iterator["Metric"]:
          metrics.disconnections),
         ("castray_events", "Events, by name.", "name", metrics.events),
         ("castray_config_reloads", "Reloads of the settings.", "outcome", metrics.reloads),
+        ("castray_receipts", "Receipts of messages, by outcome.", "outcome", metrics.receipts),
+        ("castray_transfers", "Transfers that ended, by how.", "state", metrics.transfers),
     ):  # fmt: skip
         yield _counter(name, text, {(key,): count for key, count in counts.items()}, label)
     yield _counter("castray_events_dropped", "Events that the history could not take.",
                    {(): now.events_dropped})  # fmt: skip
+    yield _counter("castray_transfer_verified_bytes", "Bytes of files verified at recipients.",
+                   {(): metrics.transfer_bytes})  # fmt: skip
 
 
 def _histograms(metrics: Metrics) -> Iterator["Metric"]:

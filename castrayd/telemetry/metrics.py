@@ -12,7 +12,15 @@ from typing import Final
 
 from castrayd.core.states import Outcome, State
 from castrayd.errors import ErrorType, Phase
-from castrayd.telemetry.facts import FACTS, AttemptEnded, ConfigReloaded, ConnectionLost, Fact
+from castrayd.telemetry.facts import (
+    FACTS,
+    AttemptEnded,
+    CastFinished,
+    ConfigReloaded,
+    ConnectionLost,
+    Fact,
+    TransferFinished,
+)
 
 __all__ = ("BUCKETS_S", "Histogram", "Metrics", "Standing")
 
@@ -20,6 +28,9 @@ BUCKETS_S: Final = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 """OpenTelemetry's, as far as an attempt can take."""
+
+RECEIPTS: Final = ("delivered", "sent", "refused", "unreachable", "timed_out", "cancelled")
+TRANSFERS: Final = ("done", "partial", "failed", "cancelled")
 
 ON_PURPOSE: Final = "requested"
 """The reason of a disconnection that a person wanted."""
@@ -37,6 +48,9 @@ class Standing:
     last_contact: float | None
     nodes_alive: int | None
     nodes_dead: int | None
+    casters_wanted: int
+    casters_ready: int
+    transfers_active: int
     warnings: Sequence[tuple[str, str]]
     """Code and severity of each that stands."""
     events_dropped: int
@@ -70,6 +84,12 @@ class Metrics:
         self.disconnections = dict.fromkeys((ON_PURPOSE, *(kind.value for kind in ErrorType)), 0)
         self.events = {fact.NAME: 0 for fact in FACTS}
         self.reloads = {"success": 0, "failure": 0}
+        self.receipts = dict.fromkeys(RECEIPTS, 0)
+        """Of messages, by outcome."""
+        self.transfers = dict.fromkeys(TRANSFERS, 0)
+        """That have ended, by how."""
+        self.transfer_bytes = 0
+        """Verified at recipients."""
 
     def observe(self, fact: Fact) -> None:
         """Count a fact."""
@@ -81,6 +101,12 @@ class Metrics:
                 self.disconnections[fact.error.type if fact.error else ON_PURPOSE] += 1
             case ConfigReloaded():
                 self.reloads["failure" if fact.error else "success"] += 1
+            case CastFinished():
+                for outcome in fact.outcomes.values():
+                    self.receipts[outcome] += 1
+            case TransferFinished():
+                self.transfers[fact.state] += 1
+                self.transfer_bytes += fact.bytes_verified
             case _:
                 return
 

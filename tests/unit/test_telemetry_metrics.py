@@ -17,7 +17,8 @@ from castrayd.telemetry.metrics import Metrics, Standing
 REFUSED = Fault.of(ErrorType.TCP_REFUSED, Phase.TCP, "head:6379: refused")
 CALM = Standing(
     state=State.CONNECTED, paused=False, started=1_000.0, next_retry=None, last_connected=2_000.0,
-    last_contact=1_999.0, nodes_alive=3, nodes_dead=1, warnings=(), events_dropped=0,
+    last_contact=1_999.0, nodes_alive=3, nodes_dead=1, casters_wanted=2,
+    casters_ready=1, transfers_active=1, warnings=(), events_dropped=0,
 )  # fmt: skip
 
 
