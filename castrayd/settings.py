@@ -188,9 +188,17 @@ _OTHERS: Final = frozenset({"CASTRAYD_SOCKET", "CASTRAYD_CONFIG"})
 """Read by the commands, not settings."""
 
 
+def _takes_text(field: SettingsField) -> bool:
+    try:
+        msgspec.convert("text", field.type)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def _parsed(field: SettingsField, text: str) -> object:
     """Read a variable as TOML where that fits the type; plain text is a string."""
-    if isinstance(field.default, str) or (field.default is None):
+    if isinstance(field.default, str) or (field.default is None and _takes_text(field)):
         return text
     try:
         document = tomllib.loads(f"value = {text}")

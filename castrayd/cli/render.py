@@ -209,7 +209,7 @@ _MOST_PHASES: Final = 5
 
 def nodes_lines(nodes: Sequence[Document]) -> Iterator[str]:
     """Show the cluster's nodes as a table, the living first."""
-    head = ("node", "state", "address", "hostname", "CPU", "memory", "")
+    head = ("node", "state", "address", "hostname", "CPU", "memory", "casting", "")
     rows = [
         (
             node["node_id"][:ID_CHARS],
@@ -218,6 +218,7 @@ def nodes_lines(nodes: Sequence[Document]) -> Iterator[str]:
             node["hostname"],
             f"{node['resources'].get('CPU', 0):g}",
             f"{node['resources'].get('memory', 0) / 2**30:.1f} GiB",
+            ", ".join(node["casting_nodes"]),
             "head" if node["head"] else node["death_reason"] or "",
         )
         for node in sorted(nodes, key=lambda n: (not n["alive"], n["hostname"], n["node_id"]))

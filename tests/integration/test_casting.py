@@ -43,6 +43,17 @@ async def test_messages_go_to_one_to_a_group_and_to_all(
         )
         assert [r["recipient"] for r in cast["receipts"]] == [one, two, three]
 
+        unified = (await daemon.get("/api/cluster/nodes"))["nodes"]
+        assert sorted(n for node in unified for n in node["casting_nodes"]) == [
+            one,
+            two,
+            three,
+            four,
+        ]
+        for node in unified:
+            assert node["use"]["memory_total_bytes"] > node["use"]["memory_available_bytes"] > 0
+            assert node["use"]["disk_free_bytes"] > 0
+
         everyone = [{"to": "all"}, "not to me"]
         wanted = {
             one: ["to one", *everyone],

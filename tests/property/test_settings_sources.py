@@ -95,7 +95,10 @@ def from_file(tree: dict[str, Any]) -> Settings:
 def test_file_variable_and_argument_say_the_same(tree: dict[str, Any]) -> None:
     """A value is the same by whichever way it comes."""
     plain = {key for key, field in FIELDS.items() if isinstance(field.default, str | None)}
-    environ = {FIELDS[k].variable: v if k in plain else toml(v) for k, v in tree.items()}
+    environ = {
+        FIELDS[k].variable: v if k in plain and isinstance(v, str) else toml(v)
+        for k, v in tree.items()
+    }
 
     by_file = from_file(tree)
 

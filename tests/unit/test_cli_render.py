@@ -240,12 +240,13 @@ def test_nodes_are_a_table_the_living_first() -> None:
     """The dead come last and say why."""
     dead = {**NODE, "alive": False, "head": False, "death_reason": "gone", "node_id": "ff" * 28}
     other = {**NODE, "hostname": "b", "head": False, "resources": {}}
+    other["casting_nodes"] = ["demo", "x"]
     head, *rows = [line.split() for line in render.nodes_lines([dead, other, NODE])]
 
-    assert head == ["node", "state", "address", "hostname", "CPU", "memory"]
+    assert head == ["node", "state", "address", "hostname", "CPU", "memory", "casting"]
     assert rows == [
         ["0123456789ab", "alive", "10.0.0.1", "a", "2", "3.0", "GiB", "head"],
-        ["0123456789ab", "alive", "10.0.0.1", "b", "0", "0.0", "GiB"],
+        ["0123456789ab", "alive", "10.0.0.1", "b", "0", "0.0", "GiB", "demo,", "x"],
         ["ffffffffffff", "dead", "10.0.0.1", "a", "2", "3.0", "GiB", "gone"],
     ]
 
