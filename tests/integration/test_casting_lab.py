@@ -167,11 +167,15 @@ def test_upload_crosses_hosts(hosts: Lab, daemon: _Daemon) -> None:
 def test_dead_host_is_named_and_the_others_have_it(hosts: Lab, daemon: _Daemon) -> None:
     """A host that loses its power in the middle of a transfer fails alone."""
     nodes = _by_host(daemon)
+    pinned = daemon.ctl("node", "create", "pinned", "--hostname", "h4", "--optional")
+    assert pinned["hostname"] == "h4"
+    recipients = [nodes["h2"]["name"], nodes["h3"]["name"], "pinned"]
     first, second, _third, last = hosts.hosts
     source = f"{nodes['h1']['roots']['files']}/slow.bin"
     first.output("sh", "-c", f"head -c {64 * MIB} /dev/urandom > {source}")
     sent = daemon.ctl(
-        "file", "send", f"{nodes['h1']['name']}:files:slow.bin", "--to", "all",
+        "file", "send", f"{nodes['h1']['name']}:files:slow.bin",
+        *(f"--to={name}" for name in recipients),
         "--bandwidth", str(4 * MIB), "--detach",
     )  # fmt: skip
     until(lambda: daemon.ctl("transfer", "show", sent["id"])["bytes_verified"], 30, "a first chunk")
@@ -190,7 +194,7 @@ def test_dead_host_is_named_and_the_others_have_it(hosts: Lab, daemon: _Daemon) 
     assert states == {
         nodes["h2"]["name"]: ("done", None),
         nodes["h3"]["name"]: ("done", None),
-        nodes["h4"]["name"]: ("failed", "unreachable"),
+        "pinned": ("failed", "unreachable"),
     }
     copy = f"{nodes['h2']['roots']['files']}/slow.bin"
     assert second.output("sha256sum", copy).split()[0] == done["sha256"]
