@@ -1,8 +1,9 @@
 """What the API shows of casting: frozen records, encoded as they are."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct, field
 
 __all__ = (
     "CastDocument",
@@ -19,8 +20,7 @@ Outcome = Literal["delivered", "sent", "refused", "unreachable", "timed_out", "c
 confirms; `timed_out`: unknown, it may have come."""
 
 
-@dataclass(frozen=True, slots=True)
-class CastingNodeDocument:
+class CastingNodeDocument(Struct, frozen=True):
     """One casting node."""
 
     name: str
@@ -41,8 +41,7 @@ class CastingNodeDocument:
     """Why it is not ready, or what of it does not work."""
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """What became of a message at one recipient."""
 
     recipient: str
@@ -52,8 +51,7 @@ class Receipt:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CastDocument:
+class CastDocument(Struct, frozen=True):
     """One message, and what became of it at each of those that it was meant for."""
 
     id: str
@@ -62,8 +60,7 @@ class CastDocument:
     receipts: Sequence[Receipt]
 
 
-@dataclass(frozen=True, slots=True)
-class PartDocument:
+class PartDocument(Struct, frozen=True):
     """One recipient of a transfer."""
 
     recipient: str
@@ -81,8 +78,7 @@ class PartDocument:
     error: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TransferDocument:
+class TransferDocument(Struct, frozen=True):
     """One file on its way to recipients, or arrived."""
 
     id: str
@@ -105,8 +101,7 @@ class TransferDocument:
     """Why it waits, or has failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class GroupDocument:
+class GroupDocument(Struct, frozen=True):
     """A named set of casting nodes."""
 
     name: str
