@@ -219,6 +219,7 @@ class _Daemon:
             casting.upload_s,
             casting.disk_reserve_bytes,
             casting.follow,
+            casting.patience_s,
         )
 
     async def _store_wish(self, wish: Wish) -> None:

@@ -203,6 +203,9 @@ class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)] | None,
         Meta(description="left free where files arrive; default: 1 GiB or 6 %, the larger"),
     ] = None
+    patience_s: Annotated[
+        Seconds, Meta(description="for a transfer's sender or recipient that does not answer")
+    ] = 60.0
     follow: Annotated[bool, Meta(description="make casting nodes on a fallback cluster too")] = (
         False
     )

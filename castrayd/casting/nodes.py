@@ -54,6 +54,8 @@ class CastingPolicy:
     disk_reserve_bytes: int | None
     follow: bool
     """Whether wanted nodes are made on another cluster than the wanted one, too."""
+    patience_s: float
+    """How long a transfer waits for a sender or a recipient that does not answer."""
 
 
 @dataclass(frozen=True, slots=True)

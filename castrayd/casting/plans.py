@@ -80,7 +80,7 @@ def sizes(stores: Iterable[float], rate: int | None) -> tuple[int, int]:
     return chunk, int(max(2, min(MOST_CHUNKS, room // chunk)))
 
 
-def plan(transfer: Transfer, window: int, source: str) -> dict[str, Any]:
+def plan(transfer: Transfer, window: int, source: str, patience_s: float) -> dict[str, Any]:
     """Return what the sender is told: only what is not done yet."""
     return {
         "id": transfer.id,
@@ -90,7 +90,7 @@ def plan(transfer: Transfer, window: int, source: str) -> dict[str, Any]:
         "window": window,
         "if_exists": transfer.if_exists,
         "rate": transfer.bandwidth_bytes_s,
-        "patience_s": 60,
+        "patience_s": patience_s,
         "recipients": [p.recipient for p in transfer.parts if p.state not in {"done", "failed"}],
     }
 

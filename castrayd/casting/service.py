@@ -68,7 +68,9 @@ class CastingService:
         self.uploads = Uploads(
             uploads, self.link, self.nodes.hidden, self.nodes.upload_limits, self._in_use
         )
-        self.transfers = Transfers(self.link, records, self.uploads, publisher, clock)
+        self.transfers = Transfers(
+            self.link, records, self.uploads, publisher, clock, lambda: policy().patience_s
+        )
         self.groups.restore()
         self.nodes.restore()
         self.transfers.restore()

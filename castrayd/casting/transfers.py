@@ -6,7 +6,7 @@ lost. What is accepted is in the ledger first.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, Final
 
@@ -36,8 +36,6 @@ KEPT: Final = 1000
 AT_ONCE: Final = 16
 A_NODE: Final = 2
 """Transfers at once from one node, and to one."""
-GONE_S: Final = 60.0
-"""A sender that is not there for so long, while the cluster is, fails its transfer."""
 
 log = structlog.get_logger("castrayd.casting")
 
@@ -45,14 +43,22 @@ log = structlog.get_logger("castrayd.casting")
 class Transfers:
     """All transfers of one daemon."""
 
-    def __init__(
-        self, link: Link, records: Records, uploads: Uploads, publisher: Publisher, clock: Clock
+    def __init__(  # noqa: PLR0913, PLR0917  the casting service names each part once
+        self,
+        link: Link,
+        records: Records,
+        uploads: Uploads,
+        publisher: Publisher,
+        clock: Clock,
+        patience_s: Callable[[], float],
     ) -> None:
+        """A sender that is not there for `patience_s`, while the cluster is, fails its transfer."""
         self._link = link
         self._records = records
         self._uploads = uploads
         self._publisher = publisher
         self._clock = clock
+        self._patience_s = patience_s
         self._transfers: dict[str, Transfer] = {}
         self._speeds: dict[str, Speed] = {}
         self._told_s: dict[str, float] = {}
@@ -107,7 +113,7 @@ class Transfers:
         if planned != one:
             await self._records.put(Transfer, one.id, planned)  # chunks stay as they are cut
             self._transfers[one.id] = planned
-        task = plan(planned, window, source)
+        task = plan(planned, window, source, self._patience_s())
         progress = await self._link.call(sender, "send", task, timeout_s=ASK_S)
         if one.state == "queued":
             self._publisher.publish(
@@ -133,7 +139,7 @@ class Transfers:
         """Note why it waits; a sender that is gone while the cluster is there ends it."""
         if isinstance(error, RecipientError) and error.type is RecipientErrorType.UNREACHABLE:
             since_s = self._gone_s.setdefault(one.id, monotonic())
-            if monotonic() - since_s > GONE_S:
+            if monotonic() - since_s > self._patience_s():
                 return _ended(one, "failed", f"the sender is gone: {error.message}")
         state = "queued" if one.state == "queued" else "interrupted"
         return msgspec.structs.replace(one, state=state, reason=error.message)
