@@ -1,56 +1,24 @@
 """Files between casting nodes on a real cluster of four nodes whose Python has no castrayd."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import anyio
 import pytest
 
 from tests.support.casting import casting, cluster_of_four, ready
-from tests.support.daemon import Daemon
+from tests.support.files import MIB, ended, made, sha256_of
 from tests.support.ray import RayHead
 
 pytestmark = pytest.mark.ray
-MIB = 2**20
 
 
 @pytest.fixture(scope="module")
 def cluster(cluster_python: str) -> Iterator[RayHead]:
     with cluster_of_four(cluster_python) as head:
         yield head
-
-
-def made(path: str, size: int) -> str:
-    """Make a file that no chunk of repeats; returns its sha256."""
-    data = os.urandom(min(size, 8 * MIB))
-    digest = hashlib.sha256()
-    with open(path, "wb") as file:
-        for start in range(0, size, len(data) or 1):
-            part = (start.to_bytes(8, "big") + data[8:])[: size - start]
-            file.write(part)
-            digest.update(part)
-    return digest.hexdigest()
-
-
-def sha256_of(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-async def ended(daemon: Daemon, transfer_id: str, timeout_s: float = 60) -> Any:
-    """Wait until a transfer has ended; returns it."""
-    one = None
-    with anyio.move_on_after(timeout_s):
-        while True:
-            one = await daemon.get(f"/api/transfers/{transfer_id}")
-            if one["state"] not in {"queued", "running", "interrupted"}:
-                return one
-            await anyio.sleep(0.05)
-    raise AssertionError(f"not ended: {one}")
 
 
 async def test_file_goes_to_all_and_is_the_same(
