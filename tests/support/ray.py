@@ -65,8 +65,11 @@ class RayHead:
         if wait:
             until(lambda: self.gcs_pid and self.raylet, START_S, f"a head on {self.port}")
 
-    def start_raylet(self) -> None:
-        """Start another raylet of this cluster on this host; Ray demands a living head for it."""
+    def start_raylet(self, hostname: str | None = None) -> None:
+        """Start another raylet of this cluster on this host; Ray demands a living head for it.
+
+        With `hostname` it takes this for another host (needs root).
+        """
         ports = [free_port() for _ in range(2)]
         command = [
             *self._ray("start", f"--address={self.address}", "--disable-usage-stats"),
@@ -75,6 +78,9 @@ class RayHead:
             f"--dashboard-agent-listen-port={ports[0]}",
             f"--dashboard-agent-grpc-port={ports[1]}",
         ]
+        if hostname is not None:
+            script = f'hostname {hostname}; exec "$@"'
+            command = ["unshare", "--uts", "sh", "-c", script, "init", *command]
         before = len(self.raylets)
         self._run(command)
         until(lambda: len(self.raylets) > before, START_S, "another raylet")
