@@ -103,13 +103,13 @@ def merged(transfer: Transfer, progress: Mapping[str, Any]) -> Transfer:
         for part in transfer.parts
     )
     state = _state(parts) if progress["state"] != "running" else "running"
-    error = progress.get("error")
+    error, size = progress.get("error"), progress["bytes_total"]
     return msgspec.structs.replace(
         transfer,
         parts=parts,
         state=state,
         reason=error["message"] if error and state == "failed" else None,
-        bytes_total=progress["bytes_total"],
+        bytes_total=transfer.bytes_total if size is None else size,
         sha256=progress["sha256"] or transfer.sha256,
     )
 
@@ -123,11 +123,13 @@ def anew(transfer: Transfer) -> Transfer:
 
 
 def _told(part: Part, said: Mapping[str, Any]) -> Part:
+    """Take in what is said of a recipient; a new sender does not know at once what it has."""
+    verified = said["bytes_verified"]
     return Part(
         part.recipient,
         said["path"],
         said["state"],
-        said["bytes_verified"],
+        part.bytes_verified if verified is None else verified,
         part.sent_before + said["bytes_sent"],
         part.sent_before,
         said["sha256"],

@@ -9,13 +9,15 @@ SPAN_S: Final = 5.0
 
 
 class Speed:
-    """Of one count that only rises, looked at now and then."""
+    """Of one count, looked at now and then. Where it falls, something is lost: it begins anew."""
 
     def __init__(self) -> None:
         self._looks: deque[tuple[float, int]] = deque()
 
     def add(self, at_s: float, count: int) -> None:
         """Note what the count is at an instant of a monotonic clock."""
+        if self._looks and count < self._looks[-1][1]:
+            self._looks.clear()
         self._looks.append((at_s, count))
         while len(self._looks) > 2 and at_s - self._looks[1][0] > SPAN_S:  # noqa: PLR2004
             self._looks.popleft()

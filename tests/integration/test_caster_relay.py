@@ -168,7 +168,9 @@ class Cast:
 
         def has() -> bool:
             found = self.ask("a", "progress", plan["id"])["recipients"]
-            return any(one["recipient"] == name and one["bytes_verified"] >= count for one in found)
+            return any(
+                one["recipient"] == name and (one["bytes_verified"] or 0) >= count for one in found
+            )
 
         until(has, 20, f"{count} bytes at {name}")
 

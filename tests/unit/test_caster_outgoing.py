@@ -382,7 +382,7 @@ def test_cancel_ends_it_at_once(world: World) -> None:
     """Also one that has nobody to send to; and what was begun is removed."""
     world.add("b")
     outgoing = world.begin("b", "nobody", rate=CHUNK * 4)
-    until(lambda: outgoing.progress()["recipients"][0]["bytes_verified"] > 0, 5, "a chunk")
+    until(lambda: (outgoing.progress()["recipients"][0]["bytes_verified"] or 0) > 0, 5, "a chunk")
     outgoing.cancel()
     end = world.end(outgoing)
 
@@ -398,7 +398,9 @@ def test_cancel_ends_it_at_once(world: World) -> None:
 def test_sender_that_starts_again_sends_the_rest(world: World) -> None:
     world.add("b")
     first = world.begin("b", rate=CHUNK * 40)
-    until(lambda: first.progress()["recipients"][0]["bytes_verified"] > 5 * CHUNK, 5, "chunks")
+    until(
+        lambda: (first.progress()["recipients"][0]["bytes_verified"] or 0) > 5 * CHUNK, 5, "chunks"
+    )
     world.nodes["b"].fault = lambda _method, _arguments: _gone()  # to the first one
     have = list(world.nodes["b"].incoming._receipts["t1"]._partial.held)  # type: ignore[union-attr]
     first.cancel()

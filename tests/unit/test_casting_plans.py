@@ -71,7 +71,7 @@ def test_plan_names_who_does_not_have_it() -> None:
     """A sender that takes over is told of the rest alone."""
     half = merged(ONE, _progress("running", _said("b", "done")))
 
-    assert plan(half, 4, "files:x")["recipients"] == ["c"]
+    assert plan(half, 4, "files:x", 60.0)["recipients"] == ["c"]
 
 
 def test_turns_are_bounded_by_sender_and_recipient() -> None:

@@ -62,10 +62,13 @@ class Recipient:
         self._facts: dict[str, Any] = {}
 
     def progress(self) -> dict[str, Any]:
-        """Return where it stands. Bytes are verified when it has said so, sent when they went."""
+        """Return where it stands. Bytes are verified when it has said so, sent when they went.
+
+        What it has of them is None as long as it has not told this sender.
+        """
         return {
             **standing(self.name, self._state if self.has_ended else "running"),
-            "bytes_verified": self.tally.verified,
+            "bytes_verified": self.tally.verified if self.tally.has_told else None,
             "bytes_sent": self.tally.sent,
             **self._facts,
         }

@@ -17,7 +17,7 @@ def standing(name: str, state: str, error: dict[str, Any] | None = None) -> dict
     return {
         "recipient": name,
         "state": state,
-        "bytes_verified": 0,
+        "bytes_verified": None,
         "bytes_sent": 0,
         "sha256": None,
         "path": None,
@@ -35,6 +35,8 @@ class Tally:
         self._held: set[int] = set()
         self.verified = 0
         """Bytes that it has verified and written, as it has said."""
+        self.has_told = False
+        """Whether it has said what it has."""
         self.sent = 0
         """Bytes that went to it, each time they did."""
 
@@ -42,7 +44,7 @@ class Tally:
         """Begin anew with what it says it has; that counts where the source has the same."""
         self._claimed = {index: bytes.fromhex(digest) for index, digest in have}
         self._held = set()
-        self.verified = 0
+        self.verified, self.has_told = 0, True
         for index in self._claimed:
             digest = self._source.digests[index]
             if digest is not None:
@@ -55,6 +57,7 @@ class Tally:
 
     def hold(self, index: int) -> None:
         """Count a chunk as verified, once."""
+        self.has_told = True
         if index not in self._held:
             self._held.add(index)
             self.verified += self._source.length(index)
