@@ -5,6 +5,7 @@ it sees is the truth that the API shows; what is wanted is in the ledger before 
 """
 
 import contextlib
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from time import monotonic
@@ -217,6 +218,7 @@ class CastingNodes:
         return {
             "name": one.name,
             "owner": self._daemon_id,
+            "made": uuid.uuid4().hex,
             "required": one.required,
             "namespace": attachment.attached.connection.namespace,
             "node_id": node_id,

@@ -17,10 +17,10 @@ from tests.support.casting import casting, cluster_of_four, ready
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.files import ACTIVE, MIB, made, sha256_of
 from tests.support.peers import refused
-from tests.support.processes import kill
-from tests.support.ray import RayHead
+from tests.support.processes import kill, until
+from tests.support.ray import RayHead, ray_head
 
-SIZE = 72 * MIB + 17
+SIZE = 48 * MIB + 17
 RATE = 12 * MIB
 STORE = 80_000_000
 """Of each raylet of the tests."""
@@ -93,14 +93,16 @@ def _partials(node: Node) -> list[str]:
     return [n for n in os.listdir(node["roots"]["files"]) if n.startswith(".castray-")]
 
 
-async def _sent(daemon: Daemon, nodes: list[Node], size: int, name: str = "big") -> Course:
+async def _sent(
+    daemon: Daemon, nodes: list[Node], size: int, name: str = "big", rate: int = RATE
+) -> Course:
     """Send a file from the first node to the others."""
     sender, *receivers = nodes
     digest = made(f"{sender['roots']['files']}/{name}", size)
     body = {
         "source": {"node": sender["name"], "path": f"files:{name}"},
         "to": [node["name"] for node in receivers],
-        "bandwidth_bytes_s": RATE,
+        "bandwidth_bytes_s": rate,
     }
     status, sent = await daemon.post("/api/transfers", body)
     assert status == 202, sent
@@ -108,11 +110,11 @@ async def _sent(daemon: Daemon, nodes: list[Node], size: int, name: str = "big")
 
 
 async def _under_way(
-    daemon: Daemon, nodes: list[Node], size: int = SIZE, name: str = "big"
+    daemon: Daemon, nodes: list[Node], size: int = SIZE, name: str = "big", rate: int = RATE
 ) -> Course:
     """Send a file; returns when a fifth of it is everywhere."""
-    course = await _sent(daemon, nodes, size, name)
-    with anyio.fail_after(30 + size / RATE):
+    course = await _sent(daemon, nodes, size, name, rate)
+    with anyio.fail_after(30 + size / rate):
         while True:
             one = await daemon.get(f"/api/transfers/{course.id}")
             if all(part["bytes_verified"] >= size // 5 for part in one["recipients"]):
@@ -363,3 +365,23 @@ async def _is_interrupted(course: Course) -> None:
     with anyio.fail_after(20):
         while (await course.daemon.get(f"/api/transfers/{course.id}"))["state"] != "interrupted":
             await anyio.sleep(0.05)
+
+
+@pytest.mark.ray
+async def test_old_cluster_that_lingers_does_not_interfere(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """A new head while raylets and casting nodes of the old one live on: the new ones take over."""
+    async with casting(cluster, cluster_python, tmp_path, *DEMO) as daemon:
+        nodes = await _demo(daemon)
+        course = await _under_way(daemon, nodes, 60 * MIB, rate=RATE // 4)
+        old = [_caster_pid(node) for node in nodes]
+        cluster.kill_gcs()
+        with ray_head(python=cluster_python, port=cluster.port):
+            await _is_interrupted(course)
+            assert all(map(psutil.pid_exists, old))  # the old sender goes on
+            await course.arrived(90)
+            until(lambda: not any(map(psutil.pid_exists, old)), 5, "their end")
+            assert len(cluster.raylets) == 4
+            for node in await _demo(daemon):
+                await daemon.ask("DELETE", f"/api/nodes/{node['name']}")

@@ -17,6 +17,7 @@ from castrayd.driver.caster.inbox import Inbox
 from castrayd.driver.caster.incoming import Incoming, default_reserve
 from castrayd.driver.caster.outgoing import Outgoing
 from castrayd.driver.caster.roots import Roots, answered
+from castrayd.driver.caster.turn import Turn
 from castrayd.driver.caster.udp import UdpPort
 
 __all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster", "actor_name")
@@ -54,6 +55,8 @@ class Caster:
         self._folder = os.path.join(base, spec["namespace"], spec["name"])
         files = os.path.join(self._folder, "files")
         os.makedirs(files, exist_ok=True)
+        self._turn = Turn(self._folder, spec["owner"], spec["made"])
+        self._turn.take()
         self._roots = {"files": {"path": files, "write": True}, **spec["roots"]}
         self._inbox = Inbox(self._folder, spec["inbox_capacity"], spec["dedupe_window"])
         self._host = Host(self._folder)
