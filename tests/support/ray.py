@@ -150,7 +150,9 @@ class RayHead:
         """The raylets of this cluster, the oldest (the head's own) first."""
         ours = marked(self._mark)
         found = [r for r in raylets() if r.pid in ours and _accepts(r.socket)]
-        return sorted(found, key=lambda raylet: raylet.pid)
+        # what a raylet is about to start is its double for a moment, socket and all
+        by_socket = {r.socket: r for r in sorted(found, key=lambda r: r.pid, reverse=True)}
+        return sorted(by_socket.values(), key=lambda raylet: raylet.pid)
 
     @property
     def raylet(self) -> Raylet | None:
