@@ -24,9 +24,9 @@ print(json.dumps(ray.get(getattr(node, method).remote(*map(json.loads, arguments
 
 
 @contextlib.contextmanager
-def cluster_of_four(cluster_python: str) -> Iterator[RayHead]:
+def cluster_of_four(cluster_python: str, port: int | None = None) -> Iterator[RayHead]:
     """Four raylets on this machine, of a Python without castrayd."""
-    with ray_head(python=cluster_python) as head:
+    with ray_head(python=cluster_python, port=port) as head:
         for _ in range(3):
             head.start_raylet()
         yield head

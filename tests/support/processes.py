@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import secrets
 import signal
 import socket
@@ -9,7 +10,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ("MARK", "free_port", "kill", "marked", "new_mark", "reap_marked", "until")
+__all__ = (
+    "MARK",
+    "free_port",
+    "kill",
+    "lasting_port",
+    "marked",
+    "new_mark",
+    "reap_marked",
+    "until",
+)
 
 MARK = "CASTRAY_TEST_MARK"
 """Inherited by everything that a marked process starts."""
@@ -66,3 +76,15 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def lasting_port() -> int:
+    """Return a free port that no outgoing connection takes while its server is away.
+
+    What tries again and again to reach a port of this host may get that very port as its own.
+    """
+    while True:  # between what Ray gives its workers and what Linux gives to connections
+        port = random.randrange(20_000, 32_768)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
