@@ -56,6 +56,7 @@ class _Daemon:
             "CASTRAYD_SESSION__PYTHON": python,
             "CASTRAYD_CASTING__DATA_DIR": str(host.data / "cast"),
             "CASTRAYD_CASTING__DISK_RESERVE_BYTES": "0",
+            "CASTRAYD_CASTING__PATIENCE_S": "20",
             "CASTRAYD_RAY__DISCOVERY": "[]",
         }
         self._process = host.run(
