@@ -133,3 +133,22 @@ async def test_killed_node_comes_back_with_its_inbox(
         inbox = (await daemon.get("/api/nodes/phoenix/messages"))["messages"]
         assert [m["body"] for m in inbox if m["body"] != "lost?"] == ["kept", "again"]
         assert (await daemon.get("/api/nodes/phoenix"))["port"] == before["port"]
+
+
+async def test_required_node_that_is_missing_degrades(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """Named with the reason, after it may settle; an optional one is nobody's loss."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        nowhere = {"hostname": "no-such-host"}
+        await daemon.ask("POST", "/api/nodes", {"name": "may", "on": nowhere, "required": False})
+        await daemon.wait_state("connected")
+        _, made = await daemon.ask("POST", "/api/nodes", {"name": "must", "on": nowhere})
+        assert (made["state"], made["reason"]) == ("pending", "no living node is such a place")
+        status = await daemon.wait_state("degraded")
+        (reason,) = status["reasons"]
+        assert reason["type"] == "casters_missing"
+        assert "must" in reason["message"]
+        assert "may" not in reason["message"].split(":")[0]
+        await daemon.ask("DELETE", "/api/nodes/must")
+        await daemon.wait_state("connected")

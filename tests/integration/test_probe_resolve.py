@@ -40,7 +40,7 @@ async def test_literal_is_not_asked_of_anybody(text: str, ip: str, target: str) 
     (endpoint,) = await resolve(parse_address(text), timeout_s=1.0)
 
     assert (endpoint.ip, endpoint.target) == (ip, target)
-    assert time.perf_counter() - began_s < 0.005
+    assert time.perf_counter() - began_s < 0.05
 
 
 async def test_localhost_resolves() -> None:
