@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 _TOOLS = (
-    "ip", "unshare", "nsenter", "setpriv", "openssl",
+    "ip", "ss", "ps", "findmnt", "unshare", "nsenter", "setpriv", "openssl",
     "journalctl", "/lib/systemd/systemd-journald", "rsyslogd", "promtool", "faketime",
 )  # fmt: skip
 
