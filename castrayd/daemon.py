@@ -14,9 +14,8 @@ import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -32,20 +31,18 @@ from castrayd.casting.service import CastingService
 from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve, serve_open
 from castrayd.control.bodies import ReloadReply, VersionDocument
-from castrayd.control.paths import default_socket_path
 from castrayd.control.socket import claim, loopback
 from castrayd.core import events as e
 from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
 from castrayd.core.states import State
-from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.errors import AlreadyRunningError, SettingsError
 from castrayd.history import History
 from castrayd.ledger import Ledger, Wish
-from castrayd.probe.discovery import Discovery
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.refusals import ApiError, ApiErrorType
-from castrayd.session.guard import ray_temp_dir
-from castrayd.settings import Settings, changed, load, shown
+from castrayd.request import RunRequest, connection_of, socket_path_of, state_dir_of
+from castrayd.settings import Settings, changed, shown
 from castrayd.supervisor.connection import Connection
 from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.documents import AttemptDocument, CastingDocument, StandingWarning
@@ -76,33 +73,6 @@ EXIT_CONFIG: Final = 78
 log = structlog.get_logger("castrayd.daemon")
 
 
-def _working_dir() -> str:
-    try:
-        return str(Path.cwd())
-    except OSError:
-        return "/"  # it was removed under us: as good as none
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What the command line asks for."""
-
-    config: Path | None = None
-    instance: str | None = None
-    overrides: Mapping[str, object] = field(default_factory=dict)
-    """Settings given as arguments, by dotted key; they win over file and environment."""
-    address: str | None = None
-    demo_nodes: int = 0
-    """So many casting nodes to want, for a demonstration."""
-    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ), repr=False)
-    working_dir: str = field(default_factory=_working_dir)
-    """Where the daemon was started; it may be gone when a reload asks."""
-
-    def settings(self) -> tuple[Settings, tuple[str, ...]]:
-        """Load the settings as they are now, with warnings. Raises `SettingsError`."""
-        return load(self.config, self.environ, self.overrides)
-
-
 def run(request: RunRequest) -> int:
     """Run the daemon until it is told to stop; returns the process's exit code."""
     try:
@@ -117,7 +87,7 @@ def run(request: RunRequest) -> int:
 def doctor(request: RunRequest, socket_path: str) -> Doctor:
     """Return a doctor with the settings that a daemon would have. Raises `SettingsError`."""
     settings, _ = request.settings()
-    connection = _connection(request, settings)
+    connection = connection_of(request, settings)
     return Doctor(lambda: connection, lambda: shown(settings), socket_path, Clock())
 
 
@@ -129,7 +99,7 @@ def _refuse(message: str, code: int) -> int:
 
 async def _main(request: RunRequest, settings: Settings, warnings: tuple[str, ...]) -> int:
     """Claim the socket before anything of another daemon's could be touched."""
-    path = _socket_path(request, settings)
+    path = socket_path_of(request, settings)
     with claim(path) as listener, loopback(settings.metrics.listen) as scraped:
         daemon = _Daemon(request, settings, warnings, path)
         try:
@@ -153,7 +123,7 @@ class _Daemon:
         self.clock = Clock()
         self.level = LogLevel(settings.log.level)
         self.socket_path = socket_path
-        self.ledger = Ledger(_state_dir(request, settings) / "ledger.sqlite")
+        self.ledger = Ledger(state_dir_of(request, settings) / "ledger.sqlite")
         daemon_id = self.ledger.daemon_id()
         self._log_writer = _configure_logs(request, settings, self.level, self.clock, daemon_id)
         events = EventLog(secrets.token_hex(8), self.ledger.reserve_seq())
@@ -168,7 +138,7 @@ class _Daemon:
         )
         wish = self.ledger.wish()
         self.supervisor = Supervisor(
-            _connection(request, settings),
+            connection_of(request, settings),
             Snapshot(secrets.token_hex(4), since_s=self.clock.monotonic(), desired=wish.desired),
             self.publisher,
             self.clock,
@@ -302,7 +272,7 @@ class _Daemon:
         async with self._reloading:
             new, warnings = await READS.run(self.request.settings)
             keys, restart = changed(self.settings, new)
-            connection = _connection(self.request, new)
+            connection = connection_of(self.request, new)
             reconnect, place = await self._fit(connection)
             if "log.level" in keys:  # else one that a request has moved stays
                 self.level.set(new.log.level)
@@ -429,58 +399,6 @@ async def _load_soon() -> None:
 async def _signals() -> AsyncIterator[AsyncIterator[signal.Signals]]:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         yield signals
-
-
-def _connection(request: RunRequest, settings: Settings) -> Connection:
-    ray = settings.ray
-    return Connection(
-        cli_address=request.address,
-        env_address=request.environ.get("RAY_ADDRESS", "").strip() or None,
-        config_addresses=ray.addresses,
-        namespace=ray.namespace,
-        discovery=Discovery(
-            kinds=ray.discovery,
-            temp_dir=ray_temp_dir(request.environ),
-            addresses_file=ray.addresses_file,
-            dns_name=ray.dns_name,
-        ),
-        allow_local_start=ray.allow_local_start,
-        local_working_dir=_local_working_dir(request, settings),
-        env_vars=dict(ray.env_vars),
-        python=settings.session.python,
-        token_file=ray.token_file,
-        environ=request.environ,
-        deadlines=settings.deadlines_policy(),
-        policy=settings.policy(),
-    )
-
-
-def _local_working_dir(request: RunRequest, settings: Settings) -> str | None:
-    """Where castrayd was started, unless that is the root."""
-    chosen = settings.ray.local_working_dir or request.working_dir
-    return None if chosen == "/" else chosen
-
-
-def _socket_path(request: RunRequest, settings: Settings) -> Path:
-    if settings.control.socket:
-        return Path(settings.control.socket)
-    return default_socket_path(request.instance, request.environ)
-
-
-def _state_dir(request: RunRequest, settings: Settings) -> Path:
-    """Find and make the folder for what lasts: settings, systemd, root's, the user's."""
-    chosen = settings.daemon.state_dir or request.environ.get("STATE_DIRECTORY")
-    if not chosen:
-        home = request.environ.get("XDG_STATE_HOME") or f"{Path.home()}/.local/state"
-        base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"
-        chosen = f"{base}/{request.instance}" if request.instance else base
-    path = Path(chosen)
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        problem = SettingsProblem("daemon.state_dir", str(error))
-        raise SettingsError(str(path), (problem,)) from error
-    return path
 
 
 def _configure_logs(

@@ -41,6 +41,7 @@ class _Letter:
     id: str
     sender: str
     body: str
+    began_s: float
     due_s: float
     retries: int
     """How many are left."""
@@ -78,7 +79,8 @@ class Messages:
             raise ApiError(ApiErrorType.TOO_LARGE, message, field="body")
         id_, began_s = message_id or uuid.uuid4().hex, monotonic()
         letters = [
-            (name, _Letter(id_, sender, text, began_s + timeout_s, retries)) for name in recipients
+            (name, _Letter(id_, sender, text, began_s, began_s + timeout_s, retries))
+            for name in recipients
         ]
         for name, letter in letters:
             if name.startswith(UDP):
@@ -88,8 +90,9 @@ class Messages:
         with anyio.move_on_after(timeout_s):
             for _, letter in letters:
                 await letter.done.wait()
-        receipts = [letter.receipt or _late(name, timeout_s) for name, letter in letters]
-        return _document(id_, [_since(receipt, began_s) for receipt in receipts])
+        late = f"no receipt within {timeout_s:g} s"
+        receipts = [one.receipt or _receipt(one, name, "timed_out", late) for name, one in letters]
+        return _document(id_, receipts)
 
     async def _datagram(self, name: str, letter: _Letter) -> None:
         """Have the sender's node send it by UDP, of which nobody confirms the arrival."""
@@ -176,17 +179,12 @@ _OUTCOMES: Final = frozenset(get_args(Outcome))
 
 
 def _settle(letter: _Letter, name: str, outcome: Outcome, error: str | None) -> None:
-    letter.receipt = Receipt(name, outcome, monotonic(), error)
+    letter.receipt = _receipt(letter, name, outcome, error)
     letter.done.set()
 
 
-def _late(name: str, timeout_s: float) -> Receipt:
-    return Receipt(name, "timed_out", monotonic(), f"no receipt within {timeout_s:g} s")
-
-
-def _since(receipt: Receipt, began_s: float) -> Receipt:
-    latency_s = round(receipt.latency_s - began_s, 6)
-    return Receipt(receipt.recipient, receipt.outcome, latency_s, receipt.error)
+def _receipt(letter: _Letter, name: str, outcome: Outcome, error: str | None) -> Receipt:
+    return Receipt(name, outcome, round(monotonic() - letter.began_s, 6), error)
 
 
 def _document(id_: str, receipts: Sequence[Receipt]) -> CastDocument:

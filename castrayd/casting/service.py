@@ -20,7 +20,7 @@ from castrayd.casting.nodes import CastingNodes, CastingPolicy
 from castrayd.casting.paths import basename, checked
 from castrayd.casting.plans import ACTIVE, Transfer
 from castrayd.casting.records import Records
-from castrayd.casting.targets import To, resolve
+from castrayd.casting.targets import To, needs_cluster, resolve
 from castrayd.casting.transfers import Transfers
 from castrayd.casting.uploads import Uploads
 from castrayd.ledger import Ledger
@@ -143,8 +143,8 @@ class CastingService:
             message = f"no such upload: {source}"
             raise ApiError(ApiErrorType.NOT_FOUND, message, field="source.upload")
         target = checked(path or f"files:{basename(source)}", "path")
-        if not isinstance(to, list | tuple) and not str(to).startswith("group:"):
-            self.link.attachment()  # who is meant only the cluster can tell
+        if needs_cluster(to):
+            self.link.attachment()
         names = await self.resolve(to, node)
         one = await self.transfers.create(
             node, source, names, target, if_exists=if_exists, bandwidth_bytes_s=bandwidth_bytes_s
@@ -187,8 +187,7 @@ class CastingService:
 
     async def resolve(self, to: To, sender: str | None) -> tuple[str, ...]:
         """Return the names that are meant; the cluster is asked only where it matters."""
-        by_name = isinstance(to, list | tuple) or (isinstance(to, str) and to.startswith("group:"))
-        known = () if by_name else await self.nodes.known()
+        known = await self.nodes.known() if needs_cluster(to) else ()
         return resolve(to, sender=sender, known=known, members=self.groups.members)
 
     async def read(

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from castrayd.refusals import ApiError, ApiErrorType
 
-__all__ = ("Known", "Labels", "To", "resolve")
+__all__ = ("Known", "Labels", "To", "needs_cluster", "resolve")
 
 
 class Labels(Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +30,11 @@ class Known:
     name: str
     labels: Mapping[str, str]
     """Of the Ray node that it is on."""
+
+
+def needs_cluster(to: To) -> bool:
+    """Whether only the cluster can tell who is meant: neither names nor a group."""
+    return isinstance(to, Labels) or (isinstance(to, str) and not to.startswith(GROUP))
 
 
 def resolve(

@@ -18,6 +18,7 @@ from castrayd.control.bodies import (
     UploadReply,
 )
 from castrayd.control.gate import rights
+from castrayd.control.openapi import MAX_LIMIT, MAX_SEQ
 from castrayd.control.parsing import body, flag, integer, name_in_path, query
 from castrayd.control.replies import Guarded, add, reply
 from castrayd.control.stream import EventStreams
@@ -25,9 +26,7 @@ from castrayd.refusals import ApiError, ApiErrorType
 
 __all__ = ("CastingRoutes",)
 
-MAX_READ = 1000
 CHUNK_BYTES = 1024 * 1024
-MAX_SEQ = 2**53 - 1
 
 
 class CastingRoutes:
@@ -85,7 +84,7 @@ class CastingRoutes:
     async def inbox(self, request: web.Request) -> web.StreamResponse:
         values, name = query(request, "since", "limit", "follow", "ack"), name_in_path(request)
         since = integer(values, "since", 0, low=0, high=MAX_SEQ)
-        limit = integer(values, "limit", 100, low=1, high=MAX_READ)
+        limit = integer(values, "limit", 100, low=1, high=MAX_LIMIT)
         acknowledge = flag(values, "ack")
         if acknowledge and "write" not in rights(request):
             message = "to acknowledge messages is to write"
@@ -115,7 +114,7 @@ class CastingRoutes:
 
     async def files(self, request: web.Request) -> web.Response:
         values = query(request, "path", "limit")
-        limit = integer(values, "limit", 1000, low=1, high=MAX_READ)
+        limit = integer(values, "limit", 1000, low=1, high=MAX_LIMIT)
         path = values.get("path", "files:")
         found = await self._casting.listing(name_in_path(request), path, limit)
         return reply(FileList([dict(one) for one in found]))
@@ -130,7 +129,7 @@ class CastingRoutes:
         return reply(UploadReply(name, size), status=201)
 
     async def transfers(self, request: web.Request) -> web.Response:
-        limit = integer(query(request, "limit"), "limit", 50, low=1, high=MAX_READ)
+        limit = integer(query(request, "limit"), "limit", 50, low=1, high=MAX_LIMIT)
         found = self._casting.transfers.all()[:limit]
         return reply(TransferList([self._casting.document(one) for one in found]))
 

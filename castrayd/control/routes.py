@@ -205,9 +205,7 @@ class Routes:
 
     async def nodes(self, request: web.Request) -> web.Response:
         query(request)
-        if self._service.snapshot.state not in {State.CONNECTED, State.DEGRADED}:
-            message, hint = "no cluster is attached", "`castrayctl status` says why."
-            raise ApiError(ApiErrorType.NOT_CONNECTED, message, hint)
+        self._control.casting.link.attachment()
         return reply(NodeList(await self._control.casting.unified(self._service.nodes())))
 
     async def log_level(self, request: web.Request) -> web.Response:

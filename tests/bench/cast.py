@@ -18,7 +18,7 @@ from typing import Any, Final
 import aiohttp
 import anyio
 
-from tests.integration.test_casting_lab import _Daemon, _there
+from tests.integration.test_casting_lab import daemon_on
 from tests.support.casting import casting, cluster_of_four, ready
 from tests.support.lab import Lab, lab
 from tests.support.ray import RayHead
@@ -164,9 +164,7 @@ async def _file(daemon: Any, nodes: list[Any]) -> tuple[str, float, float, bool]
 
 
 def _on_hosts(hosts: Lab, python: str) -> list[tuple[str, float, float, bool]]:
-    daemon = _Daemon(hosts.hosts[0], python, hosts.address)
-    while not _there(daemon):
-        time.sleep(0.5)
+    daemon = daemon_on(hosts, python)
     first = hosts.hosts[0]
     node = next(n for n in daemon.ctl("node", "list")["nodes"] if n["hostname"] == first.name)
     size = BROADCAST_MIB * MIB

@@ -3,23 +3,16 @@
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.casting import casting, cluster_of_four, driven, read_independently, ready
+from tests.support.casting import casting, driven, read_independently, ready
 from tests.support.processes import until
 from tests.support.ray import RayHead
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def cluster(cluster_python: str) -> Iterator[RayHead]:
-    with cluster_of_four(cluster_python) as head:
-        yield head
 
 
 async def test_messages_go_to_one_to_a_group_and_to_all(

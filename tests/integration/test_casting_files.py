@@ -1,24 +1,17 @@
 """Files between casting nodes on a real cluster of four nodes whose Python has no castrayd."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import anyio
 import pytest
 
-from tests.support.casting import casting, cluster_of_four, ready
+from tests.support.casting import casting, ready
 from tests.support.files import MIB, ended, made, sha256_of
 from tests.support.ray import RayHead
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def cluster(cluster_python: str) -> Iterator[RayHead]:
-    with cluster_of_four(cluster_python) as head:
-        yield head
 
 
 async def test_file_goes_to_all_and_is_the_same(

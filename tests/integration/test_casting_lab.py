@@ -85,7 +85,12 @@ def hosts(cluster_python: str) -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def daemon(hosts: Lab, cluster_python: str) -> _Daemon:
     """One that has all four demo nodes ready, each on a host of its own."""
-    made = _Daemon(hosts.hosts[0], cluster_python, hosts.address)
+    return daemon_on(hosts, cluster_python)
+
+
+def daemon_on(hosts: Lab, python: str) -> _Daemon:
+    """Start one, and wait until a casting node is ready on each of four hosts."""
+    made = _Daemon(hosts.hosts[0], python, hosts.address)
     deadline = time.monotonic() + 60
     while not _there(made):
         assert time.monotonic() < deadline, "no four casting nodes"

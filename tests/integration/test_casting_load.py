@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,11 @@ import aiohttp
 import anyio
 import pytest
 
-from tests.support.casting import casting, cluster_of_four, driven, ready
+from tests.support.casting import casting, driven, ready
 from tests.support.daemon import Daemon
 from tests.support.ray import RayHead
 
 pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module")
-def cluster(cluster_python: str) -> Iterator[RayHead]:
-    with cluster_of_four(cluster_python) as head:
-        yield head
 
 
 @asynccontextmanager
