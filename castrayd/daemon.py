@@ -31,27 +31,35 @@ from castrayd.casting.service import CastingService
 from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve, serve_open
 from castrayd.control.bodies import ReloadReply, VersionDocument
-from castrayd.control.socket import claim, loopback
+from castrayd.control.socket import answers, claim, loopback
 from castrayd.core import events as e
-from castrayd.core.cluster import Place
 from castrayd.core.snapshot import Snapshot
-from castrayd.core.states import State
 from castrayd.errors import AlreadyRunningError, SettingsError
 from castrayd.history import History
 from castrayd.ledger import Ledger, Wish
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.refusals import ApiError, ApiErrorType
+from castrayd.reload import Reloader
 from castrayd.request import RunRequest, connection_of, socket_path_of, state_dir_of
-from castrayd.settings import Settings, changed, shown
-from castrayd.supervisor.connection import Connection
+from castrayd.service import ServiceManager
+from castrayd.settings import Settings, shown
 from castrayd.supervisor.doctor import Doctor
 from castrayd.supervisor.documents import AttemptDocument, CastingDocument, StandingWarning
+from castrayd.supervisor.headline import headline
 from castrayd.supervisor.service import AttachmentService, Identity
 from castrayd.supervisor.supervisor import ClosedError, Supervisor
 from castrayd.telemetry.clock import Clock
 from castrayd.telemetry.events import EventLog, Item
 from castrayd.telemetry.exposition import exposition
-from castrayd.telemetry.facts import ConfigReloaded, Fact, TransferProgress
+from castrayd.telemetry.facts import (
+    AttemptEnded,
+    ConfigReloaded,
+    DesiredChanged,
+    Fact,
+    NodesChanged,
+    StateChanged,
+    TransferProgress,
+)
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogLevel, choose_format, configure
 from castrayd.telemetry.metrics import Metrics
@@ -64,6 +72,8 @@ __all__ = ("EXIT_CONFIG", "EXIT_RUNNING", "RunRequest", "doctor", "run")
 LOAD_AFTER_S: Final = 0.05
 FLUSH_S: Final = 1.0
 """What the last log lines get, where nobody reads them."""
+STOPPED_S: Final = 5.0
+"""What the end may take after `daemon.stop_s`: socket, ledger, log."""
 ATTEMPTS: Final = 200
 """Of earlier lives, that are shown."""
 EXIT_INTERNAL: Final = 70
@@ -119,10 +129,10 @@ class _Daemon:
         socket_path: Path,
     ) -> None:
         self.request = request
-        self.settings = settings
         self.clock = Clock()
         self.level = LogLevel(settings.log.level)
         self.socket_path = socket_path
+        self.manager = ServiceManager(request.environ)
         self.ledger = Ledger(state_dir_of(request, settings) / "ledger.sqlite")
         daemon_id = self.ledger.daemon_id()
         self._log_writer = _configure_logs(request, settings, self.level, self.clock, daemon_id)
@@ -135,6 +145,7 @@ class _Daemon:
             self.clock,
             self._keep,
             lambda _item, fact: self.metrics.observe(fact),
+            lambda _item, fact: self._show(fact),
         )
         wish = self.ledger.wish()
         self.supervisor = Supervisor(
@@ -162,6 +173,7 @@ class _Daemon:
             self.ledger.path.with_name("uploads"),
         )
         self.service.casting = lambda: CastingDocument(*self.casting.nodes.counts)
+        self.service.wished = self._wished
         self.supervisor.busy = self.casting.transfers.running
         self.service.transfers = self.casting.transfers.totals
         self.service.earlier = tuple(_earlier(self.history))
@@ -169,7 +181,15 @@ class _Daemon:
         self._access = AccessPolicy.of(
             control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
         )
-        self._reloading = anyio.Lock()
+        self.reloader = Reloader(
+            request,
+            settings,
+            self.supervisor,
+            self.level,
+            self.publisher,
+            self.clock,
+            self._warn,
+        )
         self._warn(warnings)
 
     def _keep(self, item: Item, fact: Fact) -> None:
@@ -177,8 +197,13 @@ class _Daemon:
         if not isinstance(fact, TransferProgress):
             self.history.keep(item)
 
+    def _show(self, fact: Fact) -> None:
+        """Have the service manager show how it stands, where that may have changed."""
+        if isinstance(fact, (StateChanged, DesiredChanged, AttemptEnded, NodesChanged)):
+            self.manager.status(headline(self.service.status()))
+
     def _casting_policy(self) -> CastingPolicy:
-        casting = self.settings.casting
+        casting = self.reloader.settings.casting
         roots = {name: msgspec.structs.asdict(root) for name, root in casting.roots.items()}
         return CastingPolicy(
             casting.data_dir,
@@ -191,6 +216,9 @@ class _Daemon:
             casting.follow,
             casting.patience_s,
         )
+
+    def _wished(self, wish: Wish) -> None:
+        self.publisher.publish(DesiredChanged(wish.desired, wish.who, wish.reason))
 
     async def _store_wish(self, wish: Wish) -> None:
         """Keep a wish, or refuse it: one that a restart forgets is none."""
@@ -230,12 +258,19 @@ class _Daemon:
             if scraped is not None:
                 tasks.start_soon(serve_open, control, scraped, name="metrics")
             self._greet()
+            self.manager.ready(headline(self.service.status()))
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
                 work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
                 work.start_soon(self.casting.run, self.request.demo_nodes, name="casting")
                 work.start_soon(_load_soon, name="load-grpc")
+                work.start_soon(
+                    self.manager.watch, self.supervisor.turn, self._answers, name="watchdog"
+                )
             tasks.cancel_scope.cancel()
+
+    async def _answers(self) -> None:
+        await answers(self.socket_path)
 
     async def _supervise(self, scope: anyio.CancelScope) -> None:
         await self.supervisor.run()
@@ -255,8 +290,10 @@ class _Daemon:
                     stopping = True
                     message = f"stopping: {number.name}"
                     log.info(message)
+                    stop_s = self.reloader.settings.daemon.stop_s
+                    self.manager.stopping(stop_s + STOPPED_S)
                     self.supervisor.post(e.StopRequested(self.clock.monotonic()))
-                    tasks.start_soon(self._cut_off, self.settings.daemon.stop_s, everything)
+                    tasks.start_soon(self._cut_off, stop_s, everything)
 
     async def _cut_off(self, seconds: float, everything: anyio.CancelScope) -> None:
         await anyio.sleep(seconds)
@@ -268,28 +305,16 @@ class _Daemon:
         everything.cancel()
 
     async def reload(self) -> ReloadReply:
-        """Take the settings as they are now. Raises `SettingsError` and then changes nothing."""
-        async with self._reloading:
-            new, warnings = await READS.run(self.request.settings)
-            keys, restart = changed(self.settings, new)
-            connection = connection_of(self.request, new)
-            reconnect, place = await self._fit(connection)
-            if "log.level" in keys:  # else one that a request has moved stays
-                self.level.set(new.log.level)
-            self.settings = new
-            self.supervisor.configure(connection)
-            self._warn(warnings)
-            now_s = self.clock.monotonic()
-            await self.supervisor.ask(
-                e.ConfigReloaded(now_s, reconnect, place.rank, place.fallback)
-            )
-            self._renew()
-            reconnect = reconnect and self.supervisor.snapshot.wants_attempts
-        reply = ReloadReply(list(keys), reconnect, list(restart))
-        self.publisher.publish(ConfigReloaded(keys, reconnect))
-        return reply
+        """Take the settings as they are now, and have the service manager wait for it."""
+        self.manager.reloading()
+        try:
+            return await self.reloader.reload()
+        finally:
+            if not self.supervisor.snapshot.stopping:  # which is the last word
+                self.manager.ready(headline(self.service.status()))
 
     async def _reload_by_signal(self) -> None:
+        """Do the same where nobody waits for the answer: the log tells it."""
         try:
             await self.reload()
         except ClosedError:
@@ -298,28 +323,6 @@ class _Daemon:
             if not isinstance(error, SettingsError):
                 log.error("a reload failed by a bug", exc_info=error)
             self.publisher.publish(ConfigReloaded(error=str(error)))
-
-    def _renew(self) -> None:
-        performer = self.supervisor.performer
-        if performer is not None and performer.attachment is not None:
-            performer.attachment.renew()
-
-    async def _fit(self, new: Connection) -> tuple[bool, Place]:
-        """Whether the session, or the lack of one, does not fit; and its place where it does."""
-        old = self.supervisor.connection
-        every = await new.every() if new.aims(old) else ()
-        performer = self.supervisor.performer
-        attachment = performer.attachment if performer else None
-        attached = self.service.snapshot.state in {State.CONNECTED, State.DEGRADED}
-        if attachment is None or not attached:
-            return old.aims(new), Place()
-        candidate, place = attachment.attached.candidate, self.service.snapshot.place or Place()
-        if new.aims(old):  # else it stands where the attempt has found it
-            rank = new.rank(candidate, every)
-            if rank is None:
-                return True, place
-            place = Place(rank, fallback=candidate.source == "local" and rank > 0)
-        return not new.fits(old), place
 
     def _control(self) -> Control:
         return Control(
@@ -334,7 +337,7 @@ class _Daemon:
             ),
             doctor=Doctor(
                 lambda: self.supervisor.connection,
-                lambda: shown(self.settings),
+                lambda: shown(self.reloader.settings),
                 str(self.socket_path),
                 self.clock,
             ),

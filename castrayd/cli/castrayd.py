@@ -3,6 +3,7 @@
 The entry point, also of `python -m castrayd`. The daemon itself is imported only by `run`.
 """
 
+import faulthandler
 import gc
 import os
 import sys
@@ -92,6 +93,7 @@ def run(
 
     Exit codes: 0 stopped, 70 a bug, 73 another one runs already, 78 bad configuration.
     """
+    faulthandler.enable()  # what a watchdog ends says where it hung
     gc.disable()  # an import makes no garbage: to look for it costs a tenth of the start
     from castrayd import daemon  # noqa: PLC0415  so that help is quick
 

@@ -13,11 +13,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+import anyio
+
 from castrayd.control.door import Door
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.lockfile import hold
 
-__all__ = ("BACKLOG", "claim", "loopback")
+__all__ = ("BACKLOG", "answers", "claim", "loopback")
 
 MAX_PATH_BYTES: Final = 107
 """sun_path of unix(7), less the terminating zero."""
@@ -70,6 +72,18 @@ def loopback(text: str | None) -> Iterator[socket.socket | None]:
         raise SettingsError(text, (problem,)) from error
     with listener:
         yield listener
+
+
+async def answers(path: Path) -> None:
+    """Return when whoever listens there has taken a request; waits as long as it takes.
+
+    One of too many connections is closed at once, which shows as well that somebody is at the
+    door. Raises OSError.
+    """
+    async with await anyio.connect_unix(path) as stream:
+        with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
+            await stream.send(b"GET /api/health/live HTTP/1.1\r\nHost: castrayd\r\n\r\n")
+            await stream.receive()
 
 
 def _only_loopback(ip: str) -> None:

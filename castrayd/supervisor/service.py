@@ -63,6 +63,8 @@ class AttachmentService:
         """What there is of casting, for status."""
         self.transfers: Callable[[], TransfersDocument] = TransfersDocument
         """The same of transfers."""
+        self.wished: Callable[[Wish], None] = _nobody
+        """Told of a wish when it is in force."""
         self._supervisor = supervisor
         self._clock = clock
         self._identity = identity
@@ -94,7 +96,9 @@ class AttachmentService:
         async with self._wishing:
             await self._store_wish(wish)
             self._wish = wish
-            return await self._supervisor.ask(request(self._clock.monotonic()))
+            step = await self._supervisor.ask(request(self._clock.monotonic()))
+        self.wished(wish)
+        return step
 
     def attempts(self, limit: int) -> list[AttemptDocument]:
         """Return the last attempts, newest first, the one under way and earlier lives included."""
@@ -238,6 +242,10 @@ class AttachmentService:
             return ()
         since = self._clock.at(since_s)
         return (StandingWarning("needs_operator", "error", error.message, error.hint, since),)
+
+
+def _nobody(_wish: Wish) -> None:
+    """Tell nobody."""
 
 
 def _session(attachment: Attachment | None) -> SessionDocument | None:

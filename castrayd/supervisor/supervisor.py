@@ -5,6 +5,7 @@ cancelled, the commands are started, and what has happened is published. Request
 API go through the same queue, so that an answer is about the state that it saw.
 """
 
+import contextlib
 import math
 import random
 import re
@@ -69,7 +70,8 @@ class _Bug:
 class _Letter:
     """An event on its way, and where its sender waits for the step."""
 
-    event: "e.Event | _Bug"
+    event: "e.Event | _Bug | None"
+    """None: nothing has happened, somebody only asks whether letters are read."""
     done: anyio.Event | None = None
     step: Step | None = None
 
@@ -131,7 +133,7 @@ class Supervisor:
             self.post(e.Started(self._now()))
             task_status.started()
             async for letter in self._receive:
-                self._consume(letter, tasks)
+                self._read(letter, tasks)
                 if self.snapshot.stopping and not self.snapshot.ending:
                     break
             await self.performer.pool.cool()
@@ -169,23 +171,37 @@ class Supervisor:
             raise ClosedError
         return letter.step
 
+    async def turn(self) -> None:
+        """Return when the consumer has come to this call: proof that it moves, or has ended."""
+        letter = _Letter(None, anyio.Event())
+        with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+            self._send.send_nowait(letter)
+            assert letter.done is not None  # noqa: S101  made above
+            await letter.done.wait()
+
     def configure(self, connection: Connection) -> None:
         """Put new settings in force for what comes; `ConfigReloaded` says whether to reconnect."""
         self.connection = connection
 
-    def _consume(self, letter: _Letter, tasks: TaskGroup) -> None:
+    def _read(self, letter: _Letter, tasks: TaskGroup) -> None:
+        if letter.event is not None:
+            letter.step = self._consume(letter.event, tasks)
+        if letter.done is not None:
+            letter.done.set()
+
+    def _consume(self, event: "e.Event | _Bug", tasks: TaskGroup) -> Step | None:
         before = self.snapshot
-        if isinstance(letter.event, _Bug) and letter.event.is_stale(before):
-            log.error("what was called off failed by a bug", exc_info=letter.event.error)
-            return
+        if isinstance(event, _Bug) and event.is_stale(before):
+            log.error("what was called off failed by a bug", exc_info=event.error)
+            return None
         try:
-            if isinstance(letter.event, _Bug):
-                raise letter.event.error  # noqa: TRY301  where every bug is survived
-            after, commands = step(before, letter.event, self.connection.policy)
+            if isinstance(event, _Bug):
+                raise event.error  # noqa: TRY301  where every bug is survived
+            after, commands = step(before, event, self.connection.policy)
         except Exception as error:  # noqa: BLE001  it is told, with its stack
             after, commands = self._survive(error)
-        if isinstance(letter.event, e.CheckReported) and letter.event.report == _GCS_ANSWERS:
-            self.contact_s = letter.event.at_s
+        if isinstance(event, e.CheckReported) and event.report == _GCS_ANSWERS:
+            self.contact_s = event.at_s
         self.snapshot = after
         needed = after.error is not None and after.error.retry is Retry.OPERATOR
         self.operator_s = (self.operator_s or self._now()) if needed else None
@@ -193,10 +209,8 @@ class Supervisor:
         for command in commands:
             self._start(command, tasks)
         if after is not before:
-            self._tell(before, after, letter.event, tasks)
-        if letter.done is not None:
-            letter.step = Step(before, after)
-            letter.done.set()
+            self._tell(before, after, event, tasks)
+        return Step(before, after)
 
     def _survive(self, error: Exception) -> tuple[Snapshot, tuple[Command, ...]]:
         """Go on after a bug of ours, without a session; the stack is in the log."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from castrayd.core.states import Outcome, State
+from castrayd.core.states import Desired, Outcome, State
 from castrayd.errors import Fault
 
 __all__ = (
@@ -21,6 +21,7 @@ __all__ = (
     "CasterReady",
     "ConfigReloaded",
     "ConnectionLost",
+    "DesiredChanged",
     "Fact",
     "InternalFault",
     "NodesChanged",
@@ -67,6 +68,16 @@ class StateChanged:
     target: State
     trigger: str
     reasons: Sequence[Fault] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredChanged:
+    """Somebody wants the attachment, or does not."""
+
+    NAME: ClassVar = "castray.desired.changed"
+    desired: Desired
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +214,7 @@ class InternalFault:
 
 Fact: TypeAlias = (
     StateChanged
+    | DesiredChanged
     | AttemptEnded
     | ConnectionLost
     | ConfigReloaded

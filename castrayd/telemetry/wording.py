@@ -18,6 +18,7 @@ from castrayd.telemetry.facts import (
     CastFinished,
     ConfigReloaded,
     ConnectionLost,
+    DesiredChanged,
     Fact,
     InternalFault,
     NodesChanged,
@@ -53,6 +54,8 @@ class Wording:
         match fact:
             case StateChanged():
                 return _state(fact)
+            case DesiredChanged():
+                return _desired(fact)
             case AttemptEnded():
                 return self._attempt(fact)
             case ConnectionLost():
@@ -99,6 +102,12 @@ def _state(fact: StateChanged) -> Line:
     keys = {"castray.state.from": fact.source, "castray.state.to": fact.target}
     message = f"{fact.source} -> {fact.target} ({fact.trigger}){_why(fact.reasons)}"
     return Line(level, message, {**keys, **_error_keys(fact.reasons)})
+
+
+def _desired(fact: DesiredChanged) -> Line:
+    why = f": {fact.reason}" if fact.reason else ""
+    message = f"wanted by {fact.by}: {fact.desired}{why}"
+    return Line("info", message, {"castray.desired": fact.desired, "castray.desired.by": fact.by})
 
 
 _TRYING: Final = {State.DISCONNECTED, State.DISCOVERING}

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import jsonschema_rs
 
-from castrayd.core.states import State, Trigger
+from castrayd.core.states import Desired, State, Trigger
 from castrayd.errors import ErrorType, Phase, Retry
 from castrayd.telemetry.facts import FACTS, AttemptEnded
 from castrayd.telemetry.logs import LEVELS
@@ -85,6 +85,8 @@ _OTHERS: Final = {
     "castray.session.duration_s": _SECONDS,
     "castray.address.source": _TEXT,
     "castray.namespace": _TEXT,
+    "castray.desired": _one_of(Desired),
+    "castray.desired.by": _TEXT,
     "castray.request.reason": {"type": "string"},
     "castray.warning.code": _TEXT,
     "client.uid": _COUNT,

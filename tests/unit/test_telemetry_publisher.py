@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from castrayd.core.states import Outcome, State, Trigger
+from castrayd.core.states import Desired, Outcome, State, Trigger
 from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.supervisor.documents import AttemptDocument
 from castrayd.telemetry.clock import Clock
@@ -21,6 +21,7 @@ from castrayd.telemetry.facts import (
     CastFinished,
     ConfigReloaded,
     ConnectionLost,
+    DesiredChanged,
     Fact,
     InternalFault,
     NodesChanged,
@@ -86,6 +87,7 @@ def _failure(error: Fault = REFUSED, number: int = 3) -> AttemptDocument:
 TOLD: tuple[Fact, ...] = (
     StateChanged(State.CONNECTED, State.DEGRADED, "x"),
     AttemptEnded(_failure(), "t", 1.0),
+    DesiredChanged(Desired.PAUSED, "uid 0", "upgrade"),
     ConnectionLost(12.0, LOST),
     ConfigReloaded(["ray.address"], reconnect=True),
     NodesChanged(["a"], ["b"], 3, 1),

@@ -1,0 +1,94 @@
+"""The running daemon and what started it: the words it sends, in order, and its watchdog."""
+
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from tests.support.daemon import running_daemon
+from tests.support.processes import free_port
+
+
+class Manager:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+        self.heard: list[str] = []
+
+    def listen(self) -> list[str]:
+        """Everything heard so far."""
+        while True:
+            try:
+                self.heard.append(self._socket.recv(65536).decode())
+            except BlockingIOError:
+                return self.heard
+
+    async def wait(self, start: str, after: int = 0, timeout_s: float = 10) -> int:
+        """Wait for a datagram that begins so; returns how many had come with it."""
+        with anyio.fail_after(timeout_s):
+            while True:
+                for number, text in enumerate(self.listen()[after:], after + 1):
+                    if text.startswith(start):
+                        return number
+                await anyio.sleep(0.02)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def manager() -> Iterator[Manager]:
+    with tempfile.TemporaryDirectory() as folder:
+        made = Manager(Path(folder) / "n")
+        yield made
+        made.close()
+
+
+async def test_start_reload_stop(manager: Manager) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    environ = {"NOTIFY_SOCKET": str(manager.path)}
+    async with running_daemon(address=address, environ=environ) as daemon:
+        at = await manager.wait("READY=1\n")
+        assert at == 1
+        at = await manager.wait("STATUS=disconnected, next attempt at 2")
+        assert "tcp_refused" in manager.heard[at - 1]
+        at = len(manager.listen())
+        assert (await daemon.post("/api/reload"))[0] == 200
+        at = await manager.wait("RELOADING=1\nMONOTONIC_USEC=", at)
+        at = await manager.wait("READY=1\n", at)
+        (daemon.folder / "castrayd.toml").write_text("[ray]\naddress = 5\n")
+        assert (await daemon.post("/api/reload"))[0] == 400
+        at = await manager.wait("READY=1\n", await manager.wait("RELOADING=1\n", at))
+        (daemon.folder / "castrayd.toml").write_text("")
+        daemon.process.send_signal(signal.SIGHUP)
+        at = await manager.wait("READY=1\n", await manager.wait("RELOADING=1\n", at))
+        await daemon.post("/api/pause")
+        at = await manager.wait("STATUS=disconnected, paused by uid 0", at)
+        await daemon.stop()
+        at = await manager.wait("STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC=15000000", at)
+        assert [text for text in manager.listen()[at:] if text.startswith("READY")] == []
+        for pid in daemon.children():
+            raise AssertionError(pid)
+
+
+async def test_pings_stop_with_the_daemon(manager: Manager) -> None:
+    environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "600000"}
+    async with running_daemon(address=f"127.0.0.1:{free_port()}", environ=environ) as daemon:
+        at = await manager.wait("WATCHDOG=1")
+        at = await manager.wait("WATCHDOG=1", at)
+        os.kill(daemon.pid, signal.SIGSTOP)
+        await anyio.sleep(0.2)
+        at = len(manager.listen())
+        await anyio.sleep(1)
+        assert "WATCHDOG=1" not in manager.listen()[at:]
+        os.kill(daemon.pid, signal.SIGCONT)
+        await manager.wait("WATCHDOG=1", at)

@@ -1,0 +1,119 @@
+"""What systemd is told, word by word, on a socket of the test's own."""
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from castrayd.service import ServiceManager
+
+
+class Listener:
+    """The other end of NOTIFY_SOCKET."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.setblocking(False)
+
+    def datagrams(self) -> list[str]:
+        """What has come, one text a datagram."""
+        got = []
+        while True:
+            try:
+                got.append(self._socket.recv(65536).decode())
+            except BlockingIOError:
+                return got
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[Listener]:
+    made = Listener(str(tmp_path / "n"))
+    yield made
+    made.close()
+
+
+def test_every_word_is_one_datagram(listener: Listener, tmp_path: Path) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
+    manager.ready("connected")
+    manager.status("two\nlines")
+    manager.reloading()
+    manager.stopping(2.5)
+    ready, status, reloading, stopping = listener.datagrams()
+    assert ready == "READY=1\nSTATUS=connected"
+    assert status == "STATUS=two lines"
+    word, moment = reloading.splitlines()
+    assert word == "RELOADING=1"
+    assert moment.startswith("MONOTONIC_USEC=")
+    assert stopping == "STOPPING=1\nSTATUS=stopping\nEXTEND_TIMEOUT_USEC=2500000"
+
+
+def test_a_long_status_stays_whole_text(listener: Listener, tmp_path: Path) -> None:
+    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")}).status("ä" * 2000)
+    (status,) = listener.datagrams()
+    assert status == f"STATUS={'ä' * 512}"
+
+
+def test_an_abstract_address() -> None:
+    name = f"castrayd-test-{os.getpid()}"
+    listener = Listener(f"\0{name}")
+    ServiceManager({"NOTIFY_SOCKET": f"@{name}"}).status("here")
+    assert listener.datagrams() == ["STATUS=here"]
+    listener.close()
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/at/all", "x" * 300])
+def test_nobody_to_tell_is_no_trouble(address: str) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": address})
+    manager.ready("up")
+    manager.stopping(1)
+
+
+def _watched(tmp_path: Path, **more: str) -> ServiceManager:
+    environ = {"NOTIFY_SOCKET": str(tmp_path / "n"), "WATCHDOG_USEC": "60000"}
+    return ServiceManager({**environ, **more})
+
+
+async def _nothing() -> None:
+    return
+
+
+async def test_pings_while_there_is_life(listener: Listener, tmp_path: Path) -> None:
+    with anyio.move_on_after(0.5):
+        await _watched(tmp_path).watch(_nothing)
+    pings = listener.datagrams()
+    assert set(pings) == {"WATCHDOG=1"}
+    assert len(pings) >= 3
+
+
+async def test_no_ping_without_proof(listener: Listener, tmp_path: Path) -> None:
+    async def refused() -> None:
+        raise ConnectionRefusedError
+
+    with anyio.move_on_after(0.2):
+        await _watched(tmp_path).watch(_nothing, anyio.sleep_forever)
+    with anyio.move_on_after(0.2):
+        await _watched(tmp_path).watch(_nothing, refused)
+    assert listener.datagrams() == []
+
+
+@pytest.mark.parametrize(
+    "more", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}]
+)
+async def test_no_watchdog_is_meant_for_us(
+    listener: Listener, tmp_path: Path, more: dict[str, str]
+) -> None:
+    await _watched(tmp_path, **more).watch(_nothing)
+    assert listener.datagrams() == []
+
+
+async def test_the_watchdog_of_this_process(listener: Listener, tmp_path: Path) -> None:
+    with anyio.move_on_after(0.2):
+        await _watched(tmp_path, WATCHDOG_PID=str(os.getpid())).watch(_nothing)
+    assert listener.datagrams()
