@@ -83,9 +83,14 @@ def socket_path_of(request: RunRequest, settings: Settings) -> Path:
     return default_socket_path(request.instance, request.environ)
 
 
+def _first(folders: str) -> str:
+    """Several are separated by colons; systemd.exec(5)."""
+    return folders.partition(":")[0]
+
+
 def state_dir_of(request: RunRequest, settings: Settings) -> Path:
     """Find and make the folder for what lasts: settings, systemd, root's, the user's."""
-    chosen = settings.daemon.state_dir or request.environ.get("STATE_DIRECTORY")
+    chosen = settings.daemon.state_dir or _first(request.environ.get("STATE_DIRECTORY", ""))
     if not chosen:
         home = request.environ.get("XDG_STATE_HOME") or f"{Path.home()}/.local/state"
         base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"

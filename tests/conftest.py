@@ -15,30 +15,36 @@ settings.register_profile("castrayd", deadline=None, derandomize=True, print_blo
 settings.load_profile("castrayd")
 
 
-MEANS = ("ray", "lab")
+MEANS = ("ray", "lab", "systemd")
 """What a test may need and a machine may lack, each a mark."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require", default="", help="means that must be there: ray,lab")
+    parser.addoption("--require", default="", help="means that must be there: ray,lab,systemd")
     parser.addoption("--long", action="store_true", help="run the slow forms too")
     parser.addoption("--shard", default="1/1", help="K/N: of the files every N-th, from the K-th")
 
 
-_TOOLS = (
-    "ip", "ss", "ps", "findmnt", "unshare", "nsenter", "setpriv", "openssl",
-    "journalctl", "/lib/systemd/systemd-journald", "rsyslogd", "promtool", "faketime",
-)  # fmt: skip
+_TOOLS = {
+    "lab": (
+        "ip", "ss", "ps", "findmnt", "unshare", "nsenter", "setpriv", "openssl",
+        "journalctl", "/lib/systemd/systemd-journald", "rsyslogd", "promtool", "faketime",
+    ),
+    "systemd": (
+        "ip", "unshare", "nsenter", "setpriv", "useradd", "/lib/systemd/systemd", "systemctl",
+        "systemd-analyze", "systemd-sysusers", "journalctl", "man",
+    ),
+}  # fmt: skip
 
 
 def _missing(mark: str) -> str | None:
     """Why tests of a mark cannot run here; None when they can."""
     if mark == "ray" and importlib.util.find_spec("ray") is None:
         return "ray is not installed"
-    if mark == "lab" and os.geteuid() != 0:
+    if mark in _TOOLS and os.geteuid() != 0:
         return "namespaces need root"
-    if mark == "lab":
-        missing = [name for name in _TOOLS if not shutil.which(name)]
+    if mark in _TOOLS:
+        missing = [name for name in _TOOLS[mark] if not shutil.which(name)]
         return f"not installed: {', '.join(missing)}" if missing else None
     return None
 

@@ -34,7 +34,17 @@ def _usage_is_configuration() -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """A group whose usage errors are bad configuration."""
+    """A group whose usage errors are bad configuration; what is seldom used is loaded late."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted((*super().list_commands(ctx), "install-units"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name != "install-units":
+            return super().get_command(ctx, cmd_name)
+        from castrayd.cli.install import install_units  # noqa: PLC0415
+
+        return install_units
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _usage_is_configuration():

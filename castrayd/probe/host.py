@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from castrayd.probe.local_node import Raylet, try_socket
+from castrayd.probe.local_node import Raylet, run_as, try_socket
 
 __all__ = (
     "HostCheck",
@@ -68,7 +68,7 @@ def check_raylets(seen: Sequence[Raylet], *, needed: bool) -> HostCheck:
     forbidding = [raylet for raylet, verdict in tried if verdict is PermissionError]
     remedy = "Wait for it to finish starting; raylet.out tells what hinders it."
     if forbidding:
-        remedy = f"Run castrayd as uid {forbidding[0].uid}, the user that runs the raylet."
+        remedy = run_as(forbidding[0].uid)
     return HostCheck("raylet", bad, told, remedy)
 
 

@@ -6,6 +6,7 @@ A Ray driver needs one. Ray itself waits a minute for it and cannot say why it d
 """
 
 import os
+import pwd
 import socket
 import struct
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ __all__ = (
     "find_local_node",
     "is_own",
     "raylets",
+    "run_as",
     "scan",
     "try_socket",
     "usable",
@@ -220,10 +222,19 @@ _HIDDEN_PID: Final = 0
 
 def _forbidden(raylet: Raylet) -> Fault:
     message = f"{raylet.socket} of the raylet {raylet.pid} is not writable by uid {os.geteuid()}"
-    hint = f"Run castrayd as uid {raylet.uid}, the user that runs the raylet."
+    hint = run_as(raylet.uid)
     return Fault.of(
         ErrorType.LOCAL_NODE_FORBIDDEN, Phase.LOCAL_NODE, message, code="EACCES", hint=hint
     )
+
+
+def run_as(uid: int) -> str:
+    """Say what to do where a raylet is another user's."""
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"Run castrayd as uid {uid}, the user that runs the raylet."
+    return f"Run castrayd as the raylet's user: `castrayd install-units --run-as {name}`."
 
 
 def _absent(

@@ -38,4 +38,4 @@ def _why(fault: Fault | None) -> str:
 def _next(status: Status) -> str:
     if status.desired is Desired.PAUSED:
         return f", paused by {status.desired_by}" if status.desired_by else ", paused"
-    return f", next attempt at {status.next_retry_at}" if status.next_retry_at else ""
+    return f", next attempt at {status.next_retry_at[:19]}Z" if status.next_retry_at else ""

@@ -1,0 +1,278 @@
+"""castrayd under a real systemd, as an administrator meets it: from the first start to the end."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.administrator import (
+    HEAD,
+    ctl,
+    drop_in,
+    journal,
+    show,
+    start_head,
+    wait_state,
+    wait_unit,
+)
+from tests.support.machine import Machine
+from tests.support.processes import until
+
+pytestmark = [pytest.mark.systemd, pytest.mark.ray, pytest.mark.timeout(240)]
+
+STOP_S = 10.0
+"""`daemon.stop_s`, as it is by default."""
+
+
+@pytest.fixture(scope="module")
+def service(host: Machine) -> Machine:
+    """The machine with the service installed for its raylet's user; not started."""
+    host.do("castrayd", "install-units", "--run-as", "ray")
+    host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
+    return host
+
+
+@pytest.fixture(autouse=True)
+def _as_shipped(service: Machine) -> Iterator[None]:
+    yield
+    service.do("rm", "-rf", "/etc/systemd/system/castrayd.service.d")
+    service.sh("systemctl stop castrayd; systemctl reset-failed; systemctl daemon-reload")
+
+
+def with_head(host: Machine) -> None:
+    """Have a head there that runs."""
+    if show(host, "head")["ActiveState"] != "active":
+        start_head(host)
+
+
+def start(host: Machine) -> None:
+    """Start the service, attached."""
+    with_head(host)
+    host.do("systemctl", "start", "castrayd")
+    wait_state(host, "connected")
+
+
+def freeze_gcs(host: Machine, *, thaw: bool = False) -> None:
+    """SIGSTOP the GCS, or SIGCONT it."""
+    host.sh(f"kill -{'CONT' if thaw else 'STOP'} $(pgrep -x gcs_server)")
+
+
+def stop(host: Machine) -> None:
+    """Stop the service as it must stop: within its deadline, by itself, with nothing left."""
+    began = time.monotonic()
+    host.do("systemctl", "stop", "castrayd")
+    assert time.monotonic() - began < STOP_S + 5
+    known = show(host)
+    assert known["Result"] == "success", known
+    assert known["ExecMainStatus"] == "0", known
+    assert known["ActiveState"] == "inactive", known
+    left = host.do("ps", "ax", "-ww", "-o", "args")
+    assert "castrayd" not in left, left
+
+
+def casts(host: Machine) -> None:
+    """Show that what is sent comes."""
+    names = {node["name"] for node in ctl(host, "node", "list")["nodes"]}
+    for name in {"here", "there"} - names:
+        ctl(host, "node", "create", name)
+    until(lambda: all(n["state"] == "ready" for n in ctl(host, "node", "list")["nodes"]), 30,
+          "casting nodes")  # fmt: skip
+    assert (
+        ctl(host, "message", "send", "--from", "here", "--to", "there", "hello")["delivered"] == 1
+    )
+
+
+def slow_transfer(host: Machine, name: str) -> str:
+    """Begin a transfer of some ten seconds; returns its id once bytes have come."""
+    casts(host)
+    folder = next(n for n in ctl(host, "node", "list")["nodes"] if n["name"] == "here")["roots"]
+    host.sh(f"head -c 100000000 /dev/urandom > {folder['files']}/{name}; "
+            f"chown ray {folder['files']}/{name}")  # fmt: skip
+    sending = ("file", "send", f"here:files:{name}", "--to", "there", "--bandwidth", "10000000")
+    number = ctl(host, *sending, "--detach")["id"]
+    until(lambda: ctl(host, "transfer", "show", number)["bytes_verified"], 20, "its first bytes")
+    return str(number)
+
+
+def wait_done(host: Machine, number: str) -> None:
+    """Wait until a transfer is done; and done it must be."""
+    ended = {"done", "failed", "partial", "cancelled"}
+    until(lambda: ctl(host, "transfer", "show", number)["state"] in ended, 60, "its end")
+    one = ctl(host, "transfer", "show", number)
+    assert one["state"] == "done", one
+    assert one["recipients"][0]["sha256"] == one["sha256"]
+    assert one["recipients"][0]["bytes_sent"] <= one["bytes_total"] * 1.7, "sent again"
+
+
+def test_starts_without_ray_and_attaches_when_it_comes(service: Machine) -> None:
+    service.sh("rm -rf /tmp/ray")
+    service.do("systemctl", "start", "castrayd", timeout_s=10)
+    assert ctl(service, "status")["error"]["type"] in {"tcp_refused", None}
+    wait_unit(service, "its status", lambda known: "tcp_refused" in known["StatusText"])
+    assert "next attempt at" in show(service)["StatusText"]
+    start_head(service)
+    wait_state(service, "connected")
+    wait_unit(service, "its status", lambda known: f"connected to {HEAD}" in known["StatusText"])
+    casts(service)
+    service.sh("systemctl stop head; rm -rf /tmp/ray")
+    wait_state(service, "disconnected")
+    start_head(service)
+    wait_state(service, "connected")
+    casts(service)
+    stop(service)
+
+
+def test_a_fault_is_found_in_the_journal_by_its_field(service: Machine) -> None:
+    service.sh("systemctl stop head; systemctl start castrayd")
+    wait_unit(service, "a failure", lambda known: "tcp_refused" in known["StatusText"])
+    found = journal(service, "CASTRAY_ERROR_TYPE=tcp_refused")
+    assert found
+    assert {line["CASTRAY_ERROR_RETRY"] for line in found} == {"transient"}
+    assert {line["_SYSTEMD_UNIT"] for line in found} == {"castrayd.service"}
+    assert all(line["CASTRAY_SERVER_PORT"] == "6379" for line in found)
+
+
+@pytest.mark.parametrize("state", ["disconnected", "discovering", "connected", "degraded"])
+def test_stops_in_every_state(service: Machine, state: str) -> None:
+    if state in {"connected", "degraded"}:
+        start(service)
+    else:
+        service.sh("systemctl stop head; systemctl start castrayd")
+        wait_state(service, "disconnected")
+    if state == "degraded":
+        freeze_gcs(service)
+    if state == "discovering":
+        with_head(service)
+        wait_state(service, "connected")
+        freeze_gcs(service)
+        service.do("castrayctl", "reconnect")
+    wait_state(service, state)
+    stop(service)
+    if state in {"degraded", "discovering"}:
+        freeze_gcs(service, thaw=True)
+
+
+def test_stops_in_the_middle_of_a_transfer_which_goes_on_by_itself(service: Machine) -> None:
+    start(service)
+    number = slow_transfer(service, "stopped")
+    stop(service)
+    start(service)
+    wait_done(service, number)
+
+
+def test_another_user_than_the_raylets_is_told_what_to_do(service: Machine) -> None:
+    with_head(service)
+    drop_in(service, "User=stranger")
+    service.do("systemctl", "start", "castrayd")
+    known = wait_unit(service, "forbidden", lambda k: "local_node_forbidden" in k["StatusText"])
+    assert "install-units --run-as" in known["StatusText"]
+    found = journal(service, "CASTRAY_ERROR_TYPE=local_node_forbidden")
+    assert "install-units --run-as" in found[0]["CASTRAY_ERROR_HINT"]
+
+
+def test_a_daemon_that_is_killed_comes_back_with_its_nodes_and_transfers(service: Machine) -> None:
+    start(service)
+    number = slow_transfer(service, "killed")
+    before = {n["name"]: n["inbox"] for n in ctl(service, "node", "list")["nodes"]}
+    service.sh(f"kill -KILL {show(service)['MainPID']}")
+    wait_unit(service, "a restart", lambda known: known["NRestarts"] == "1")
+    wait_state(service, "connected")
+    wait_done(service, number)
+    after = {n["name"]: n["inbox"] for n in ctl(service, "node", "list")["nodes"]}
+    assert before.keys() == after.keys()
+    assert all(after[name]["seq"] >= before[name]["seq"] for name in before if "seq" in after[name])
+
+
+def test_a_frozen_daemon_is_ended_by_the_watchdog(service: Machine) -> None:
+    drop_in(service, "WatchdogSec=2")
+    start(service)
+    service.sh(f"kill -STOP {show(service)['MainPID']}")
+    known = wait_unit(service, "a restart", lambda known: known["NRestarts"] == "1")
+    assert any("Watchdog timeout" in line["MESSAGE"] for line in system_lines(service))
+    wait_state(service, "connected")
+    assert known["Result"] == "success"
+
+
+def test_an_event_loop_that_hangs_is_ended_by_the_watchdog(service: Machine) -> None:
+    """A proof that the pings come from what must move: all but the loop goes on."""
+    service.write("/opt/block/sitecustomize.py", _BLOCK)
+    drop_in(service, "WatchdogSec=2\nEnvironment=PYTHONPATH=/opt/block")
+    service.sh("rm -f /tmp/blocked")
+    start(service)
+    service.do("touch", "/tmp/block", user="ray")
+    wait_unit(service, "a restart", lambda known: known["NRestarts"] == "1")
+    assert service.run("test", "-e", "/tmp/blocked").returncode == 0
+    said = [line["MESSAGE"] for line in journal(service) if isinstance(line["MESSAGE"], str)]
+    assert any("sitecustomize.py" in line for line in said), "the stack shows where it hung"
+    wait_state(service, "connected")
+
+
+_BLOCK = """
+import os, sys, time
+if sys.argv and "castrayd" in (sys.orig_argv[1] if len(sys.orig_argv) > 1 else ""):
+    import asyncio
+    once = asyncio.BaseEventLoop._run_once
+    def blocked(self):
+        if os.path.exists("/tmp/block"):
+            os.rename("/tmp/block", "/tmp/blocked")
+            time.sleep(600)
+        once(self)
+    asyncio.BaseEventLoop._run_once = blocked
+"""
+
+
+def system_lines(host: Machine) -> list[dict[str, str]]:
+    """What systemd itself has said of the unit."""
+    said = host.do("journalctl", "--no-pager", "-o", "json", "UNIT=castrayd.service")
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_faulty_settings_are_not_tried_again(service: Machine) -> None:
+    good = service.do("cat", "/etc/castrayd/castrayd.toml")
+    service.write("/etc/castrayd/castrayd.toml", "[ray]\naddres = 'x'\n[log]\nlevel = 'loud'\n")
+    try:
+        assert service.run("systemctl", "start", "castrayd").returncode != 0
+        time.sleep(3)  # longer than RestartSec
+        known = show(service)
+        assert known["ActiveState"] == "failed"
+        assert known["ExecMainStatus"] == "78"
+        assert known["NRestarts"] == "0"
+        shown = service.run("systemctl", "status", "castrayd").stdout
+        assert "ray.addres: no such setting; did you mean 'address'?" in shown
+        assert "log.level" in shown
+    finally:
+        service.write("/etc/castrayd/castrayd.toml", good)
+
+
+def test_reload_with_a_good_and_with_a_bad_file(service: Machine) -> None:
+    good = service.do("cat", "/etc/castrayd/castrayd.toml")
+    start(service)
+    pid = show(service)["MainPID"]
+    session = ctl(service, "status")["session"]["pid"]
+    try:
+        service.write("/etc/castrayd/castrayd.toml", good + "\n[log]\nlevel = 'debug'\n")
+        service.do("systemctl", "reload", "castrayd")
+        assert ctl(service, "log-level")["level"] == "debug"
+        service.write("/etc/castrayd/castrayd.toml", "[ray]\naddress = 7\n")
+        refused = service.run("systemctl", "reload", "castrayd")
+        assert refused.returncode != 0
+        assert any("ray.address" in str(line["MESSAGE"]) for line in journal(service))
+        known = show(service)
+        assert (known["ActiveState"], known["SubState"], known["MainPID"]) == (
+            "active", "running", pid,
+        )  # fmt: skip
+        assert ctl(service, "log-level")["level"] == "debug"
+        assert ctl(service, "status")["session"]["pid"] == session
+    finally:
+        service.write("/etc/castrayd/castrayd.toml", good)
+
+
+def test_what_waits_for_the_attachment_starts_after_it(service: Machine) -> None:
+    service.sh("systemctl stop head; systemctl start --no-block castrayd-online.target")
+    until(lambda: show(service)["ActiveState"] == "active", 10, "the service")
+    assert show(service, "castrayd-online.target")["ActiveState"] == "inactive"
+    with_head(service)
+    until(lambda: show(service, "castrayd-online.target")["ActiveState"] == "active", 60, "online")
+    assert ctl(service, "status")["state"] == "connected"
+    service.do("systemctl", "stop", "castrayd-online.target", "castrayd-wait-online.service")

@@ -1,0 +1,122 @@
+"""More than one: instances on two clusters, users with more and less rights, versions."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import build_wheel, install
+from tests.e2e.test_service import slow_transfer, start, wait_done
+from tests.support.administrator import HEAD, ctl, drop_in, journal, show, start_head, wait_state
+from tests.support.machine import Machine
+from tests.support.processes import until
+
+pytestmark = [pytest.mark.systemd, pytest.mark.ray, pytest.mark.timeout(240)]
+
+SECOND = 6479
+_APART = "--temp-dir=/tmp/ray-b --ray-client-server-port=25001 --dashboard-port=8366 {}".format(
+    "--dashboard-agent-listen-port=52466 --dashboard-agent-grpc-port=52467"
+)
+
+
+@pytest.fixture(scope="module")
+def service(host: Machine) -> Machine:
+    """The machine with the units of its raylet's user."""
+    host.do("castrayd", "install-units", "--run-as", "ray")
+    host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
+    return host
+
+
+def test_two_instances_on_two_clusters_are_apart_in_everything(service: Machine) -> None:
+    start_head(service)
+    start_head(service, "second", port=SECOND, more=_APART)
+    for name, port in (("a", 6379), ("b", SECOND)):
+        settings = f'[ray]\naddress = "127.0.0.1:{port}"\ndiscovery = []\n'
+        service.write(f"/etc/castrayd/{name}.toml", settings)
+    service.do("systemctl", "start", "castrayd@a", "castrayd@b")
+    a, b = (wait_state(service, "connected", "--instance", name) for name in "ab")
+    assert a["cluster"]["id"] != b["cluster"]["id"]
+    assert a["daemon"]["id"] != b["daemon"]["id"]
+    ctl(service, "--instance", "a", "node", "create", "only-a")
+    assert ctl(service, "--instance", "b", "node", "list")["nodes"] == []
+    for name in "ab":
+        assert service.do("stat", "-c", "%U", f"/var/lib/castrayd-{name}/ledger.sqlite") == "ray\n"
+        units = {line["_SYSTEMD_UNIT"] for line in journal(service, unit=f"castrayd@{name}")
+                 if "_SYSTEMD_UNIT" in line and line["_COMM"] == "castrayd"}  # fmt: skip
+        assert units == {f"castrayd@{name}.service"}
+    service.do("systemctl", "stop", "castrayd@a")
+    assert ctl(service, "--instance", "b", "status")["state"] == "connected"
+    assert service.run("castrayctl", "--instance", "a", "status").returncode == 3
+    service.do("systemctl", "stop", "castrayd@b", "second")
+
+
+def test_who_may_read_write_or_nothing(service: Machine) -> None:
+    good = service.do("cat", "/etc/castrayd/castrayd.toml")
+    service.write("/etc/castrayd/castrayd.toml", '[control]\nread_groups = ["reader"]\n')
+    start(service)
+    assert ctl(service, "status", user="reader")["state"] == "connected"
+    for user, words, code in (
+        ("reader", ("pause",), 5),
+        ("reader", ("message", "send", "--to", "all", "x"), 5),
+        ("stranger", ("status",), 5),
+        ("stranger", ("pause",), 5),
+        ("ray", ("pause",), 0),
+        ("ray", ("resume",), 0),
+        (None, ("pause",), 0),
+        (None, ("resume",), 0),
+    ):
+        done = service.run("castrayctl", *words, user=user)
+        assert done.returncode == code, (user, words, done)
+        if code:
+            assert "may not" in done.stderr
+    service.write("/etc/castrayd/castrayd.toml", good)
+    service.do("systemctl", "stop", "castrayd")
+
+
+def test_an_upgrade_in_the_middle_of_a_transfer_loses_nothing(service: Machine) -> None:
+    start(service)
+    number = slow_transfer(service, "upgraded")
+    seen = {"node": ctl(service, "node", "show", "there"), "status": ctl(service, "status")}
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        install(service, build_wheel(Path(folder), "9.9.9"))
+    assert "wrote" not in service.do("castrayd", "install-units", "--run-as", "ray").replace(
+        "wrote        /usr/local/share/man",
+        "",  # which name the version
+    )
+    service.do("systemctl", "restart", "castrayd")
+    status = wait_state(service, "connected")
+    assert status["daemon"]["version"] == "9.9.9"
+    assert status["daemon"]["id"] == seen["status"]["daemon"]["id"]
+    wait_done(service, number)
+    assert ctl(service, "node", "show", "there")["ray_node_id"] == seen["node"]["ray_node_id"]
+    service.do("systemctl", "stop", "castrayd")
+
+
+def test_a_token_as_a_credential_is_seen_by_the_service_alone(service: Machine) -> None:
+    service.do("systemctl", "stop", "head")
+    token = "a-token-of-the-cluster-that-nobody-may-see"
+    start_head(service, environ=f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={token}")
+    service.do("systemctl", "start", "castrayd")
+    until(lambda: "auth_missing" in show(service)["StatusText"], 30, "a refusal")
+    service.write("/etc/castrayd/ray-token", token)
+    service.sh("chmod 600 /etc/castrayd/ray-token; systemctl stop castrayd")
+    example = Path("systemd/examples/token.conf").read_text()
+    drop_in(service, example.partition("[Service]\n")[2])
+    service.do("systemctl", "start", "castrayd")
+    wait_state(service, "connected")
+    pid = show(service)["MainPID"]
+    assert token not in service.do("cat", f"/proc/{pid}/environ")
+    assert token not in json.dumps(journal(service))
+    service.do("systemctl", "stop", "castrayd", "head")
+    service.sh("rm -rf /etc/systemd/system/castrayd.service.d; systemctl daemon-reload")
+
+
+def test_another_temp_dir_of_ray(service: Machine) -> None:
+    service.sh("mkdir -p /data/ray; chown ray /data/ray; rm -rf /tmp/ray /tmp/ray-b")
+    start_head(service, more="--temp-dir=/data/ray")
+    example = Path("systemd/examples/ray-temp-dir.conf").read_text()
+    drop_in(service, example.partition("[Service]\n")[2])
+    service.do("systemctl", "start", "castrayd")
+    wait_state(service, "connected")
+    service.do("systemctl", "stop", "castrayd", "head")

@@ -1,0 +1,89 @@
+"""What an administrator does on a machine: units, clusters, castrayctl as one user or another."""
+
+import json
+import shlex
+import sys
+import time
+from typing import Any
+
+from tests.support.machine import Machine
+from tests.support.processes import until
+
+__all__ = (
+    "HEAD", "ctl", "drop_in", "journal", "show", "start_head", "told", "wait_state", "wait_unit",
+)  # fmt: skip
+
+HEAD = "127.0.0.1:6379"
+
+_HEAD = """
+[Unit]
+Description=a Ray head
+[Service]
+User={user}
+Environment=RAY_USAGE_STATS_ENABLED=0 {environ}
+ExecStart={python} -c "from ray.scripts.scripts import main; main()" start --head --block \\
+    --port={port} --node-ip-address=127.0.0.1 --num-cpus=1 --object-store-memory=80000000 \\
+    --include-dashboard=false --disable-usage-stats {more}
+TimeoutStopSec=5
+"""
+
+
+def start_head(
+    host: Machine, name: str = "head", *, port: int = 6379, user: str = "ray",
+    environ: str = "RAY_AUTH_MODE=disabled", more: str = "",
+) -> None:  # fmt: skip
+    """Start a Ray head as a unit; returns when it has a raylet."""
+    unit = _HEAD.format(user=user, environ=environ, python=sys.executable, port=port, more=more)
+    host.write(f"/etc/systemd/system/{name}.service", unit)
+    host.sh(f"systemctl daemon-reload; systemctl start {name}")
+    until(lambda: _has_raylet(host, port), 40, f"a raylet of {name}")
+
+
+def _has_raylet(host: Machine, port: int) -> bool:
+    lines = host.do("ps", "ax", "-ww", "-o", "args").splitlines()
+    return any("/raylet/raylet " in line and f"127.0.0.1:{port} " in line for line in lines)
+
+
+def ctl(host: Machine, *words: str, user: str | None = None) -> Any:
+    """Ask the daemon; returns the document."""
+    return json.loads(host.do("castrayctl", "--json", *words, user=user) or "null")
+
+
+def wait_state(host: Machine, state: str, *options: str, timeout_s: float = 60) -> Any:
+    """Wait for a state; returns status."""
+    waiting = ("wait", "--for", state, "--timeout", str(timeout_s))
+    done = host.run("castrayctl", "--json", *options, *waiting, timeout_s=timeout_s + 10)
+    assert done.returncode == 0, (done.stderr, told(host))
+    return json.loads(done.stdout)
+
+
+def show(host: Machine, unit: str = "castrayd") -> dict[str, str]:
+    """What systemd knows of a unit."""
+    said = host.do("systemctl", "show", unit)
+    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+
+
+def wait_unit(host: Machine, what: str, condition: Any, timeout_s: float = 30) -> dict[str, str]:
+    """Wait until what systemd knows of castrayd satisfies a condition; returns it."""
+    deadline = time.monotonic() + timeout_s
+    while not condition(known := show(host)):
+        assert time.monotonic() < deadline, (what, known["StatusText"], told(host))
+        time.sleep(0.1)
+    return known
+
+
+def told(host: Machine, unit: str = "castrayd") -> str:
+    """What a unit has logged, for a person."""
+    return host.do("journalctl", "--no-pager", "-n", "40", "-u", unit)
+
+
+def drop_in(host: Machine, text: str, unit: str = "castrayd") -> None:
+    """Replace the one drop-in of the tests."""
+    host.write(f"/etc/systemd/system/{unit}.service.d/test.conf", f"[Service]\n{text}\n")
+    host.do("systemctl", "daemon-reload")
+
+
+def journal(host: Machine, *fields: str, unit: str = "castrayd") -> list[dict[str, Any]]:
+    """What a unit has logged, by field."""
+    command = ["journalctl", "--no-pager", "-o", "json", "-u", unit, *map(shlex.quote, fields)]
+    return [json.loads(line) for line in host.do(*command).splitlines()]
