@@ -77,12 +77,18 @@ def install_units(
 def _system_files(account: str) -> Iterator[_File]:
     for name in UNITS:
         text = _fitted(_shipped(name)).replace(f"User={USER}\n", f"User={account}\n")
+        if account == "root":
+            text = text.replace(*_SEES_ROOTS_RAYLET)
         yield _File(Path("/etc/systemd/system") / name, text)
     if account == USER:
         yield _File(Path("/etc/sysusers.d/castrayd.conf"), _shipped("sysusers.conf"))
     yield _File(Path("/etc/tmpfiles.d/castrayd.conf"), _shipped("tmpfiles.conf"))
     yield _File(Path("/etc/castrayd/castrayd.toml"), _shipped("castrayd.toml"), ours=False)
     yield from _manuals(Path("/usr/local/share/man"))
+
+
+_SEES_ROOTS_RAYLET: Final = ("CapabilityBoundingSet=\n", "CapabilityBoundingSet=CAP_SYS_PTRACE\n")
+"""What a process with every right runs is seen by one with this right alone, root or not."""
 
 
 def _user_files() -> Iterator[_File]:

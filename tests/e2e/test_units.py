@@ -54,15 +54,16 @@ def test_without_a_raylet_they_are_for_a_user_of_their_own(host: Machine) -> Non
 
 
 @pytest.mark.ray
-def test_with_a_raylet_they_are_for_its_user(host: Machine) -> None:
-    start_head(host)
+@pytest.mark.parametrize("user", ["ray", "root"])
+def test_with_a_raylet_they_are_for_its_user(host: Machine, user: str) -> None:
+    start_head(host, user=user)
     said = host.do("castrayd", "install-units")
-    assert "(as user ray)" in said
+    assert f"(as user {user})" in said
     host.do("systemctl", "start", "castrayd")  # and it finds that cluster by itself
     status = wait_state(host, "connected")
     assert status["address"]["source"].startswith("discovery:")
     host.do("castrayd", "install-units", "--remove")
-    host.do("systemctl", "stop", "head")
+    host.sh("systemctl stop head; rm -rf /tmp/ray /var/lib/castrayd")
 
 
 def test_faulty_arguments_change_nothing(host: Machine) -> None:
