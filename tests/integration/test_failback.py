@@ -7,7 +7,10 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from castrayd.supervisor.cues import LOOK_S
+from tests.support.casting import ready
 from tests.support.daemon import Daemon, running_daemon
+from tests.support.files import MIB, made
 from tests.support.hosts import launch_with_hosts, write_hosts
 from tests.support.peers import http_server, refused
 from tests.support.ray import RayHead, ray_head
@@ -76,6 +79,55 @@ async def test_second_cluster_is_taken_and_the_first_comes_back(head: RayHead) -
             end = [*never_connected_there, "disconnected", "discovering", "connected"]
             assert states[-5:] == end
             tasks.cancel_scope.cancel()
+
+
+@pytest.mark.ray
+async def test_move_elsewhere_waits_for_a_transfer(head: RayHead, tmp_path: Path) -> None:
+    """The first comes back in the middle of one: it is named and not cut; with it over, moved."""
+    with ray_head(start=False) as first:
+        quick = QUICK.replace("[casting]", f'[casting]\ndata_dir = "{tmp_path}"')
+        config = f'[ray]\naddress = ["{first.address}", "{head.address}"]\n' + quick
+        async with (
+            running_daemon("--demo-nodes", "2", config=config) as daemon,
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(_one_session_at_most, daemon)
+            slow = await _slow_transfer(daemon)
+            await anyio.to_thread.run_sync(first.start)
+            await daemon.wait_log("its name", lambda line: _waits_for(slow, line), 20)
+            with anyio.move_on_after(2 * LOOK_S + 0.5):
+                while True:
+                    status = await daemon.status()
+                    assert (status["state"], status["cluster"]["id"]) == ("connected", _id(head))
+                    await anyio.sleep(0.1)
+            assert (await daemon.get(f"/api/transfers/{slow}"))["state"] == "running"
+
+            assert (await daemon.ask("DELETE", f"/api/transfers/{slow}"))[0] == 200
+            back = await daemon.wait_status(
+                "the first",
+                lambda s: s["state"] == "connected" and s["cluster"]["id"] == _id(first),
+            )
+            assert back["attempt"]["trigger"] == "failback"
+            (ended,) = await daemon.events("castray.transfer.finished")
+            (lost,) = await daemon.events("castray.connection.lost")
+            assert (ended["id"], ended["seq"] < lost["seq"]) == (slow, True)
+            assert sum(_waits_for(slow, line) for line in daemon.logs()) == 1
+            tasks.cancel_scope.cancel()
+
+
+async def _slow_transfer(daemon: Daemon) -> str:
+    """Start one that takes a minute; returns its id when a part of it has arrived."""
+    one, two = await ready(daemon, 2)
+    made(f"{one['roots']['files']}/slow.bin", 64 * MIB)
+    source = {"node": one["name"], "path": "files:slow.bin"}
+    body = {"source": source, "to": [two["name"]], "bandwidth_bytes_s": MIB}
+    _, sent = await daemon.post("/api/transfers", body)
+    await daemon.wait_event("castray.transfer.progress", lambda e: e["bytes_verified"] > 0)
+    return str(sent["id"])
+
+
+def _waits_for(transfer: str, line: dict[str, Any]) -> bool:
+    return bool(line["message"].endswith(f"the move waits for transfer {transfer}"))
 
 
 @pytest.mark.ray
