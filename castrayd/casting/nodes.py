@@ -106,7 +106,8 @@ class CastingNodes:
             try:
                 await self.look()
             except (RecipientError, ApiError) as error:
-                log.debug("a look at the casting nodes was cut short", error=str(error))
+                message = f"a look at the casting nodes was cut short: {error}"
+                log.debug(message)
             except Exception as error:
                 log.error("a look at the casting nodes failed by a bug", exc_info=error)
 

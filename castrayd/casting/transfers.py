@@ -266,7 +266,8 @@ class Transfers:
         try:
             await self._link.call(name, "file_abandon", transfer_id, timeout_s=ASK_S)
         except (RecipientError, ApiError) as error:
-            log.debug("a partial file stays until it is swept", error=str(error))
+            message = f"a partial file stays until it is swept: {error}"
+            log.debug(message)
 
     async def retry(self, transfer_id: str) -> Transfer:
         """Begin again with those that do not have it.

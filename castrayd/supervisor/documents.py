@@ -80,7 +80,7 @@ class CandidateDocument:
     error: Fault | None
     seen: Mapping[str, str | None] = field(default_factory=dict)
     """By name: `addresses` that were resolved, the one `connected_to`, `cluster_id`, `ray_there`,
-    `ray_here`, `raylet_pid`, `socket`; None for what the peer did not tell."""
+    `ray_here`, `raylet_pid`, `socket`, `session_name`; None for what the peer did not tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import structlog
 from anyio.abc import TaskGroup, TaskStatus
 
 from castrayd.core import events as e
+from castrayd.core.backoff import ceiling_s
 from castrayd.core.commands import Command, EndSession, Slot
 from castrayd.core.effects import abandon
 from castrayd.core.health import Check, CheckReport
@@ -264,7 +265,9 @@ class Supervisor:
             self.times.enter(after.state)
             self.connected_s = self._now() if before.state is State.CONNECTED else self.connected_s
             self._publisher.publish(
-                StateChanged(before.state, after.state, _trigger(after, event), after.reasons)
+                StateChanged(
+                    before.state, after.state, _trigger(after, event), after.reasons, after.desired
+                )
             )
         if before.state is not after.state or before.wants_attempts != after.wants_attempts:
             self._warm_up_or_cool(after, tasks)
@@ -278,12 +281,19 @@ class Supervisor:
                 next_retry_at=None if at_s is None else self._clock.at(at_s),
                 next_retry_in_s=None if at_s is None else at_s - now_s,
                 outage_s=None if self._lost_s is None else now_s - self._lost_s,
+                ceiling_s=self._ceiling_s(after, document.error),
+                desired=after.desired,
             )
         )
 
+    def _ceiling_s(self, after: Snapshot, error: Fault | None) -> float | None:
+        if after.retry_at_s is None or error is None:
+            return None
+        return ceiling_s(after.counted, error.retry, self.connection.policy.backoff)
+
     def _tell_cancelled(self, document: AttemptDocument) -> None:
         self.history.append(document)
-        self._publisher.publish(AttemptEnded(document))
+        self._publisher.publish(AttemptEnded(document, desired=self.snapshot.desired))
 
     def _warm_up_or_cool(self, after: Snapshot, tasks: TaskGroup) -> None:
         """Keep a session warm while there is none that works, and only then."""

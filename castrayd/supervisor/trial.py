@@ -60,7 +60,7 @@ class Trial:
         self.token = NO_TOKEN
         self.clock = PhaseClock(clock.monotonic)
         self.seen: dict[str, str | None] = {}
-        """What the probes saw on the way."""
+        """What the probes saw on the way, and the session."""
         self._connection = connection
         self._sessions = sessions
         self._climb: Climb | None = None
@@ -144,6 +144,7 @@ class Trial:
                 working_dir=self._connection.local_working_dir if local else None,
                 timeout_s=init_s,
             )
+            self.seen["session_name"] = facts.session_name
             _same_cluster(self._climb, facts)
         with self.clock.phase(Phase.NODES):
             return facts, await session.nodes(limits.nodes_s)

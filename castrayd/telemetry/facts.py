@@ -68,6 +68,8 @@ class StateChanged:
     target: State
     trigger: str
     reasons: Sequence[Fault] = ()
+    desired: Desired = Desired.UP
+    """What the operator wants meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,10 @@ class AttemptEnded:
     next_retry_in_s: float | None = None
     outage_s: float | None = None
     """Since there was a connection last; None where there never was, or is one now."""
+    ceiling_s: float | None = None
+    """The most that the backoff could have drawn; None where nothing is waited for."""
+    desired: Desired = Desired.UP
+    """What the operator wants when it ends."""
 
 
 @dataclass(frozen=True, slots=True)

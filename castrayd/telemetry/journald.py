@@ -21,7 +21,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TextIO
 
-__all__ = ("NAMESPACE", "SOCKET", "Journal", "entry", "field_name", "is_journal", "message_id")
+__all__ = (
+    "NAMESPACE",
+    "SOCKET",
+    "STACK",
+    "Journal",
+    "entry",
+    "field_name",
+    "is_journal",
+    "message_id",
+)
 
 SOCKET: Final = Path("/run/systemd/journal/socket")
 
@@ -30,6 +39,9 @@ NAMESPACE: Final = uuid.UUID("d52ee599-d536-4904-a2eb-493350c78a5a")
 
 PATIENCE_S: Final = 0.2
 """How long a line waits for room in the journal's queue; a burst may well fill it."""
+
+STACK: Final = "exception.stacktrace"
+"""The key of a stack: the one that is shown to a person besides the message."""
 
 PREFIX: Final = "CASTRAY_"
 NAME_CHARS: Final = 64
@@ -121,7 +133,7 @@ def _fields(event: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _message(event: Mapping[str, Any]) -> str:
     """A person who reads the journal sees the message alone, so a stack belongs to it."""
-    return "\n".join(_text(event[key]) for key in ("message", "exception") if key in event)
+    return "\n".join(_text(event[key]) for key in ("message", STACK) if key in event)
 
 
 def _block(name: str, data: bytes) -> bytes:

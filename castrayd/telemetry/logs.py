@@ -7,6 +7,7 @@ log.
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 from castrayd.telemetry.encoding import to_json
-from castrayd.telemetry.journald import Journal, entry, is_journal
+from castrayd.telemetry.journald import STACK, Journal, entry, is_journal
 from castrayd.telemetry.lines import LineWriter, Outlet, Stream
 
 __all__ = ("LEVELS", "LogFormat", "LogLevel", "choose_format", "configure")
@@ -94,7 +95,7 @@ def configure(
         processors=[
             level.drop_below,
             structlog.contextvars.merge_contextvars,
-            structlog.processors.format_exc_info,
+            _stack,
             stamp,
             render,
         ],
@@ -103,6 +104,21 @@ def configure(
         cache_logger_on_first_use=False,
     )
     return writer
+
+
+def _stack(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Tell the exception of `exc_info`, True for the one being handled, in OpenTelemetry's keys."""
+    given = event.pop("exc_info", None)
+    error = sys.exception() if given is True else given
+    if isinstance(error, BaseException):
+        event["exception.type"] = _class_name(type(error))
+        event[STACK] = "".join(traceback.format_exception(error)).rstrip("\n")
+    return event
+
+
+def _class_name(kind: type[BaseException]) -> str:
+    own = kind.__module__ == "builtins"
+    return kind.__qualname__ if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _output(
@@ -148,7 +164,6 @@ class Console:
     _COLOURS: Final[Mapping[str, str]] = MappingProxyType(
         {"debug": "2", "info": "32", "warning": "33", "error": "31", "critical": "1;31"}
     )
-    _SHOWN: Final = ("exception",)
 
     def __init__(self, stream: TextIO) -> None:
         self._plain = bool(os.environ.get("NO_COLOR")) or not stream.isatty()
@@ -157,8 +172,8 @@ class Console:
         """Render one event; a structlog processor, the last one."""
         message = str(event["message"]).translate(_CONTROLS)
         head = f"{event['timestamp'][11:23]} {self._level(method)} {message}"
-        more = [str(event[key]).translate(_LINES) for key in self._SHOWN if key in event]
-        return "\n".join([head, *more])
+        stack = event.get(STACK)
+        return f"{head}\n{stack.translate(_LINES)}" if stack else head
 
     def _level(self, method: str) -> str:
         name = f"{method:<8}"

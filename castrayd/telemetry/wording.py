@@ -99,7 +99,11 @@ def _state(fact: StateChanged) -> Line:
     level = "warning" if fact.target is State.DEGRADED else "info"
     if {fact.source, fact.target} == _TRYING:
         level = "debug"  # the attempt has a line of its own
-    keys = {"castray.state.from": fact.source, "castray.state.to": fact.target}
+    keys = {
+        "castray.state.from": fact.source,
+        "castray.state.to": fact.target,
+        "castray.desired": fact.desired,
+    }
     message = f"{fact.source} -> {fact.target} ({fact.trigger}){_why(fact.reasons)}"
     return Line(level, message, {**keys, **_error_keys(fact.reasons)})
 
@@ -171,6 +175,7 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
         "castray.attempt.number": attempt.number,
         "castray.attempt.trigger": attempt.trigger,
         "castray.attempt.duration_s": attempt.duration_s,
+        "castray.desired": fact.desired,
         **{f"castray.phase.{name}_s": seconds for name, seconds in attempt.phases.items()},
     }
     if attempt.address is not None:
@@ -184,6 +189,8 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
     if fact.next_retry_at is not None:
         keys["castray.backoff.delay_s"] = fact.next_retry_in_s
         keys["castray.backoff.next_at"] = fact.next_retry_at
+    if fact.ceiling_s is not None:
+        keys["castray.backoff.ceiling_s"] = fact.ceiling_s
     if fact.outage_s is not None:
         keys["castray.outage.duration_s"] = fact.outage_s
     return keys
@@ -191,6 +198,7 @@ def _attempt_keys(fact: AttemptEnded) -> dict[str, Any]:
 
 _SEEN: Final[Mapping[str, str]] = {
     "cluster_id": "ray.cluster.id",
+    "session_name": "ray.session.name",
     "ray_there": "ray.version",
     "ray_here": "ray.version.local",
 }

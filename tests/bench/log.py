@@ -18,7 +18,7 @@ from unittest import mock
 
 import structlog
 
-from castrayd.core.states import Trigger
+from castrayd.core.states import Desired, Trigger
 from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.telemetry import logs
 from castrayd.telemetry.clock import Clock
@@ -46,6 +46,7 @@ KEYS: Final[dict[str, Any]] = {
     "castray.attempt.number": 4,
     "castray.attempt.trigger": Trigger.BACKOFF,
     "castray.attempt.duration_s": 0.001583190998644568,
+    "castray.desired": Desired.UP,
     "castray.phase.resolve_s": 0.000037981,
     "castray.phase.tcp_s": 0.000430166,
     "server.address": "10.30.2.11",
@@ -58,6 +59,7 @@ KEYS: Final[dict[str, Any]] = {
     "error.hint": _FAULT.hint,
     "castray.backoff.delay_s": 2.09290149497974,
     "castray.backoff.next_at": "2026-11-24T13:48:24.855388Z",
+    "castray.backoff.ceiling_s": 4.0,
 }
 MESSAGE: Final = f"attempt 4 to 10.30.2.11:6379 (config) failed in tcp: {_FAULT.message}"
 

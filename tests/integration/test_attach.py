@@ -55,15 +55,17 @@ async def test_attaches_to_a_live_cluster(head: RayHead) -> None:
         assert status["cluster"]["id"] == raylet.cluster_id
         assert status["cluster"]["nodes_alive"] == 1
         version = status["cluster"]["ray_version"]
+        session = Path(raylet.socket).parent.parent.name
         assert attempt["seen"] == {
             "addresses": head.address, "connected_to": head.address,
             "cluster_id": raylet.cluster_id, "ray_there": version, "ray_here": version,
-            "raylet_pid": str(raylet.pid), "socket": raylet.socket,
+            "raylet_pid": str(raylet.pid), "socket": raylet.socket, "session_name": session,
         }  # fmt: skip
         line = await daemon.wait_log("success", lambda one: one.get("event.outcome") == "success")
         assert (line["server.address"], line["server.port"]) == ("127.0.0.1", head.port)
         assert (line["network.peer.address"], line["network.peer.port"]) == ("127.0.0.1", head.port)
         assert line["ray.version"] == line["ray.version.local"] == version
+        assert (line["ray.session.name"], line["castray.desired"]) == (session, "up")
         assert status["session"]["pid"] in daemon.children()
         maps = Path(f"/proc/{daemon.pid}/maps").read_text()
         assert "/ray/" not in maps

@@ -246,7 +246,7 @@ class Daemon:
             assert code == 0, (code, self.log_text()[-4000:])
             await self.nothing_left(1.0)
         # what a session said last may well be a traceback; a stack of ours has a key of its own
-        bugs = '"exception":', '"castray.internal"', "\nTraceback"
+        bugs = '"exception.type":', '"castray.internal"', "\nTraceback"
         assert not [sign for sign in bugs if sign in self.log_text()], self.log_text()[-4000:]
         refused = self.process.returncode in {73, 78}  # a start that is refused writes for a person
         if not refused and not any(one.startswith("--log-format=") for one in self._arguments):

@@ -12,7 +12,7 @@ import jsonschema_rs
 
 from castrayd.core.states import Desired, State, Trigger
 from castrayd.errors import ErrorType, Phase, Retry
-from castrayd.telemetry.facts import FACTS, AttemptEnded
+from castrayd.telemetry.facts import FACTS, AttemptEnded, StateChanged
 from castrayd.telemetry.logs import LEVELS
 
 __all__ = ("SCHEMA", "check_lines")
@@ -51,7 +51,8 @@ _ERROR: Final = {
     "error.retry": _one_of(Retry),
     "error.hint": _TEXT,
     "error.code": _TEXT,
-    "exception": _TEXT,
+    "exception.type": _TEXT,
+    "exception.stacktrace": _TEXT,
 }
 _ATTEMPT: Final = {
     "castray.attempt.id": _TEXT,
@@ -61,6 +62,7 @@ _ATTEMPT: Final = {
     **{f"castray.phase.{phase}_s": _SECONDS for phase in Phase},
     "castray.phase.failed": _one_of(Phase),
     "castray.backoff.delay_s": _SECONDS,
+    "castray.backoff.ceiling_s": _SECONDS,
     "castray.backoff.next_at": _TIME,
     "castray.outage.duration_s": _SECONDS,
     "log.suppressed": {"type": "integer", "minimum": 1},
@@ -80,6 +82,7 @@ _CASTING: Final = {
 _OTHERS: Final = {
     "castray.state.from": _one_of(State),
     "castray.state.to": _one_of(State),
+    "castray.desired": _one_of(Desired),
     "castray.session.id": _TEXT,
     "castray.session.stream": _one_of(["stdout", "stderr"]),
     "castray.session.duration_s": _SECONDS,
@@ -100,6 +103,7 @@ _OTHERS: Final = {
     "network.peer.address": _TEXT,
     "network.peer.port": _PORT,
     "ray.cluster.id": {"type": "string", "pattern": "^[0-9a-f]+$"},
+    "ray.session.name": {"type": "string", "pattern": "^session_"},
     "ray.version": _TEXT,
     "ray.version.local": _TEXT,
 }
@@ -111,6 +115,7 @@ def _when(condition: Mapping[str, Any], **then: Any) -> dict[str, Any]:
     return {"if": {"properties": wanted, "required": list(wanted)}, "then": then}
 
 
+_OF_AN_ATTEMPT: Final = [*list(_ATTEMPT)[:4], "castray.desired"]
 _FAILED: Final = ["error.type", "castray.phase.failed"]
 _NO_ERROR: Final = {"not": {"anyOf": [{"required": [key]} for key in (*_FAILED, "error.code")]}}
 
@@ -123,14 +128,18 @@ SCHEMA: Final[Mapping[str, Any]] = {
     "dependentRequired": {
         "error.type": ["error.message", "error.retry", "error.hint"],
         "event.outcome": ["castray.attempt.id", "event.sequence"],
-        "castray.backoff.next_at": ["castray.backoff.delay_s"],
+        "castray.backoff.next_at": ["castray.backoff.delay_s", "castray.backoff.ceiling_s"],
+        "castray.backoff.ceiling_s": ["castray.backoff.next_at"],
+        "exception.type": ["exception.stacktrace"],
+        "exception.stacktrace": ["exception.type"],
         "event.sequence": ["event.name"],
     },
     "allOf": [
         _when({"event.outcome": "success"}, **_NO_ERROR),
         _when({"event.outcome": "unknown"}, **_NO_ERROR),
         _when({"event.outcome": "failure"}, required=_FAILED),
-        _when({"event.name": AttemptEnded.NAME}, required=["event.outcome", *list(_ATTEMPT)[:4]]),
+        _when({"event.name": AttemptEnded.NAME}, required=["event.outcome", *_OF_AN_ATTEMPT]),
+        _when({"event.name": StateChanged.NAME}, required=list(_OTHERS)[:3]),
         *(_when({"event.name": fact.NAME}, required=["event.sequence"]) for fact in FACTS),
     ],
 }

@@ -29,6 +29,7 @@ FAILED = {
     "castray.attempt.duration_s": 0.25,
     "castray.phase.tcp_s": 0.02,
     "castray.phase.failed": "tcp",
+    "castray.desired": "up",
     "error.type": "tcp_refused",
     "error.message": "refused",
     "error.retry": "transient",
@@ -57,6 +58,10 @@ def test_schema_is_one() -> None:
         {"castray.phase.tcp_s": "0.02"},
         {"castray.phase.failed": "later"},
         {"castray.attempt.duration_s": -1.0},
+        {"castray.desired": "down"},
+        {"castray.backoff.delay_s": 1.0, "castray.backoff.next_at": LINE["timestamp"]},
+        {"exception.type": "ValueError"},
+        {"ray.session.name": None},
     ],
 )
 def test_line_that_is_wrong_in_one_key_is_refused(change: dict[str, Any]) -> None:

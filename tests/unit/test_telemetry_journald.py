@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from castrayd.core.states import State
 from castrayd.telemetry import logs
-from castrayd.telemetry.journald import Journal, entry, field_name, is_journal, message_id
+from castrayd.telemetry.journald import (
+    STACK,
+    Journal,
+    entry,
+    field_name,
+    is_journal,
+    message_id,
+)
 from castrayd.telemetry.lines import LineWriter
 from castrayd.telemetry.logs import LogFormat, LogLevel, choose_format, configure
 from tests.support.readers import FakeJournal, fields_of
@@ -131,9 +138,9 @@ def test_message_ids_never_change() -> None:
 
 def test_stack_is_seen_with_the_message() -> None:
     """Who reads the journal sees the message alone; the stack has a field besides."""
-    fields = _fields("a bug", exception="Traceback\n  odd")
+    fields = _fields("a bug", **{STACK: "Traceback\n  odd"})
     assert fields["MESSAGE"] == b"a bug\nTraceback\n  odd"
-    assert fields["CASTRAY_EXCEPTION"] == b"Traceback\n  odd"
+    assert fields["CASTRAY_EXCEPTION_STACKTRACE"] == b"Traceback\n  odd"
 
 
 # --- how it gets there ---
@@ -255,6 +262,7 @@ def test_loggers_write_to_it(monkeypatch: pytest.MonkeyPatch, journal: FakeJourn
         "CASTRAY_LOG_LOGGER": b"castrayd.test",
         "CASTRAY_PROCESS_PID": b"7",
         "CASTRAY_ERROR_TYPE": b"internal",
-        "CASTRAY_EXCEPTION": b"ValueError: odd",
+        "CASTRAY_EXCEPTION_TYPE": b"ValueError",
+        "CASTRAY_EXCEPTION_STACKTRACE": b"ValueError: odd",
     }
     assert stream.getvalue() == ""

@@ -96,17 +96,29 @@ def test_level_moves_while_it_runs() -> None:
 
 @pytest.mark.parametrize("given", ["exception", "true"])
 def test_error_carries_the_stack(given: str) -> None:
-    """`exc_info`, an exception or True, becomes the stack in `exception`."""
+    """`exc_info`, an exception or True, becomes a class with its module, and a stack."""
     told = _json()
     try:
-        raise ZeroDivisionError("a bug")
-    except ZeroDivisionError as error:
+        raise json.JSONDecodeError("a bug", "", 0)
+    except json.JSONDecodeError as error:
         told.log.error("a bug was met", exc_info=error if given == "exception" else True)
 
     (line,) = told.documents()
-    assert "test_error_carries_the_stack" in line["exception"]
-    assert "ZeroDivisionError: a bug" in line["exception"]
+    assert line["exception.type"] == "json.decoder.JSONDecodeError"
+    assert "test_error_carries_the_stack" in line["exception.stacktrace"]
+    assert "JSONDecodeError: a bug" in line["exception.stacktrace"]
     assert "exc_info" not in line
+
+
+@pytest.mark.parametrize("given", [None, True])
+def test_no_exception_is_no_key(given: bool | None) -> None:
+    """A loop that is in trouble may have none to tell; a null would be a key like any other."""
+    told = _json()
+    told.log.error("trouble", exc_info=given)
+
+    (line,) = told.documents()
+    assert list(line)[:4] == ["timestamp", "level", "message", "log.logger"]
+    assert list(line)[4:] == ["process.pid"]
 
 
 @pytest.mark.parametrize("method", ["exception", "warn", "informational"])

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -119,7 +120,8 @@ def test_every_fact_is_one_event_and_one_line_of_one_number(told: Told) -> None:
 
 def test_success_tells_address_source_and_phases(told: Told) -> None:
     """A success is at info; it has no error, and each phase its milliseconds."""
-    told.publisher.publish(AttemptEnded(_attempt(Outcome.SUCCESS), None, None))
+    attempt = replace(_attempt(Outcome.SUCCESS), seen={"session_name": "session_1", "socket": "s"})
+    told.publisher.publish(AttemptEnded(attempt, None, None))
 
     expected = {
         "level": "info",
@@ -127,6 +129,7 @@ def test_success_tells_address_source_and_phases(told: Told) -> None:
         "event.outcome": "success",
         "castray.phase.tcp_s": 0.02,
         "castray.attempt.duration_s": 0.25,
+        "ray.session.name": "session_1",
         "server.address": "head",
         "server.port": 6379,
     }
@@ -137,7 +140,7 @@ def test_success_tells_address_source_and_phases(told: Told) -> None:
 
 def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
     """The first failure is at warning, and its line needs no other to be understood."""
-    told.publisher.publish(AttemptEnded(_failure(), "2026-01-01T00:00:09Z", 1.5))
+    told.publisher.publish(AttemptEnded(_failure(), "2026-01-01T00:00:09Z", 1.5, ceiling_s=2.0))
 
     expected = {
         "level": "warning",
@@ -151,10 +154,12 @@ def test_failure_tells_class_phase_target_and_next_retry(told: Told) -> None:
         "error.hint": REFUSED.hint,
         "error.code": "ECONNREFUSED",
         "castray.backoff.delay_s": 1.5,
+        "castray.backoff.ceiling_s": 2.0,
         "castray.backoff.next_at": "2026-01-01T00:00:09Z",
         "server.address": "head",
         "server.port": 6379,
         "castray.address.source": "config",
+        "castray.desired": "up",
     }
     assert expected.items() <= told.line().items()
     (item,) = told.items()
@@ -185,10 +190,11 @@ def test_failure_without_an_address_or_a_retry_says_so(told: Told) -> None:
 
 def test_cancelled_attempt_is_a_debug_line(told: Told) -> None:
     """Somebody wanted it so: no failure, no class."""
-    told.publisher.publish(AttemptEnded(_attempt(Outcome.CANCELLED)))
+    told.publisher.publish(AttemptEnded(_attempt(Outcome.CANCELLED), desired=Desired.PAUSED))
 
     line = told.line()
     assert (line["level"], line["event.outcome"]) == ("debug", "unknown")
+    assert line["castray.desired"] == "paused"
     assert line["message"] == "attempt 3 cancelled after 0.250 s"
     assert "error.type" not in line
     assert told.items()[0]["outcome"] == "cancelled"
@@ -236,10 +242,11 @@ def test_state_change_has_the_level_of_its_news(
     told: Told, source: State, target: State, level: str
 ) -> None:
     """Degraded warns, attempts speak for themselves; the line has the first of the reasons."""
-    told.publisher.publish(StateChanged(source, target, "why", [LOST, REFUSED]))
+    told.publisher.publish(StateChanged(source, target, "why", [LOST, REFUSED], Desired.PAUSED))
 
     line, message = told.line(), f"{source} -> {target} (why): {LOST.type}: {LOST.message}"
     assert (line["level"], line["message"]) == (level, message)
+    assert line["castray.desired"] == "paused"
     expected = {"from": source, "to": target, "trigger": "why", "reasons": [LOST, REFUSED]}
     assert expected.items() <= told.items()[0].items()
 
@@ -272,7 +279,8 @@ def test_internal_carries_the_stack_and_no_values(told: Told) -> None:
 
     line, (item,) = told.line(), told.items()
     assert (line["level"], line["error.type"]) == ("error", "internal")
-    assert "_fail_with" in line["exception"]
-    assert "ZeroDivisionError: 17" in line["exception"]
+    assert line["exception.type"] == "ZeroDivisionError"
+    assert "_fail_with" in line["exception.stacktrace"]
+    assert line["exception.stacktrace"].endswith("ZeroDivisionError: 17")
     assert token not in str(line)
     assert item.keys() == {"seq", "at", "name", "error"}
