@@ -1,4 +1,4 @@
-"""Readers of logs: a journal that a test plays, a real journal of its own, and rsyslog."""
+"""Readers of logs and metrics: a journal that a test plays, a real one, rsyslog, and promtool."""
 
 import fcntl
 import json
@@ -17,7 +17,15 @@ from typing import Any
 
 from tests.support.processes import until
 
-__all__ = ("FakeJournal", "Fields", "PrivateJournal", "fields_of", "private_journal", "rsyslog")
+__all__ = (
+    "FakeJournal",
+    "Fields",
+    "PrivateJournal",
+    "fields_of",
+    "private_journal",
+    "promtool",
+    "rsyslog",
+)
 
 Fields = list[tuple[str, bytes]]
 """What one entry has, in its order: a name may come twice."""
@@ -173,3 +181,11 @@ def rsyslog(log: Path, condition: str) -> Iterator[Path]:
                 yield folder
             finally:
                 process.kill()
+
+
+def promtool(*arguments: str, text: str | None = None) -> None:
+    """Have Prometheus's own tool look at something; fails with what it complains of."""
+    done = subprocess.run(
+        ["promtool", *arguments], input=text, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
