@@ -177,6 +177,7 @@ class _Daemon:
         self.supervisor.busy = self.casting.transfers.running
         self.service.transfers = self.casting.transfers.totals
         self.service.earlier = tuple(_earlier(self.history))
+        self.service.connected_at = self.ledger.connected_at()
         control = settings.control
         self._access = AccessPolicy.of(
             control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes

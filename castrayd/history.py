@@ -14,9 +14,10 @@ from typing import Any, Final, TypeAlias
 import msgspec
 import structlog
 
+from castrayd.core.states import State
 from castrayd.ledger import Ledger, Row
 from castrayd.telemetry.encoding import to_json
-from castrayd.telemetry.facts import AttemptEnded
+from castrayd.telemetry.facts import AttemptEnded, StateChanged
 
 __all__ = ("History",)
 
@@ -71,7 +72,7 @@ class History:
     def _run(self) -> None:
         while (first := self._waiting.get()) is not None:
             batch, last = self._gather(first)
-            self._store([self._row(item) for item in batch])
+            self._store(batch)
             if last:
                 return
 
@@ -91,14 +92,21 @@ class History:
     def _row(self, item: Item) -> Row:
         return item["seq"], item["at"], item["name"], to_json(item)
 
-    def _store(self, rows: list[Row]) -> None:
+    def _store(self, items: list[Item]) -> None:
         """Write, or tell once that it fails; when it goes on that is no news."""
         try:
-            self._ledger.store_events(rows)
+            if connected := [item["at"] for item in items if _was_connected(item)]:
+                self._ledger.note_connected(connected[-1])
+            self._ledger.store_events([self._row(item) for item in items])
             self._failing = False
         except sqlite3.Error as error:
-            self.dropped += len(rows)
+            self.dropped += len(items)
             if not self._failing:
                 message = f"the history of events cannot be written: {error}"
                 log.warning(message)
             self._failing = True
+
+
+def _was_connected(item: Item) -> bool:
+    """Whether it was connected then: it has just become so, or is no more."""
+    return item["name"] == StateChanged.NAME and State.CONNECTED in {item["from"], item["to"]}

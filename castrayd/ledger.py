@@ -1,9 +1,10 @@
 """The ledger: what must outlive the daemon, in SQLite (WAL).
 
 Holds the daemon's lasting id, what is desired and by whose wish, the reach of the event numbers,
-the last events, and the records of casting. Calls block on the disk: the daemon makes them from a
-thread, except while it starts. A damaged file is set aside and a new one begun; one that is newer
-than this code is refused. A lock beside the file keeps two daemons from sharing one identity.
+when it was connected last, the last events, and the records of casting. Calls block on the disk:
+the daemon makes them from a thread, except while it starts. A damaged file is set aside and a new
+one begun; one that is newer than this code is refused. A lock beside the file keeps two daemons
+from sharing one identity.
 """
 
 import os
@@ -156,6 +157,15 @@ class Ledger:
         with self._turn, self._db:  # commits, or rolls back
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(_UPSERT, facts)
+
+    def connected_at(self) -> str | None:
+        """Return when the attachment was connected last, as far as that was noted."""
+        return self._get("connected_at")
+
+    def note_connected(self, at: str) -> None:
+        """Keep when it was connected last: the events of a long outage push that one out."""
+        with self._turn:
+            self._put("connected_at", at)
 
     def store_events(self, rows: Sequence[Row]) -> None:
         """Keep events, in one transaction; what is too old, or too much, goes.

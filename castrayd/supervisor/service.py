@@ -57,6 +57,8 @@ class AttachmentService:
         self.events = events
         self.earlier: tuple[AttemptDocument, ...] = ()
         """Attempts of earlier lives, the newest first."""
+        self.connected_at: str | None = None
+        """When an earlier life was connected last; None where none ever was."""
         self.warnings: tuple[StandingWarning, ...] = ()
         """Standing warnings of the daemon, beside those that follow from the state."""
         self.casting: Callable[[], CastingDocument] = CastingDocument
@@ -177,15 +179,13 @@ class AttachmentService:
     def standing(self, events_dropped: int) -> Standing:
         """Return what the metrics show of it, as of now."""
         snapshot, supervisor, attachment = self.snapshot, self._supervisor, self.attachment
-        now_s = self._clock.monotonic()
-        connected_s = now_s if snapshot.state is State.CONNECTED else supervisor.connected_s
         warnings = (*self.warnings, *self._state_warnings())
         return Standing(
             state=snapshot.state,
             paused=snapshot.desired is Desired.PAUSED,
-            started=datetime.fromisoformat(self._identity.started_at).timestamp(),
+            started=_moment(self._identity.started_at),
             next_retry=self._wall(snapshot.retry_at_s),
-            last_connected=self._wall(connected_s),
+            last_connected=self._last_connected(),
             last_contact=self._wall(supervisor.contact_s),
             nodes_alive=attachment.alive if attachment else None,
             nodes_dead=len(attachment.nodes) - attachment.alive if attachment else None,
@@ -195,6 +195,14 @@ class AttachmentService:
             warnings=[(one.code, one.severity) for one in warnings],
             events_dropped=events_dropped,
         )
+
+    def _last_connected(self) -> float | None:
+        """Now, or when it was so last, in an earlier life if need be; None: never."""
+        if self.snapshot.state is State.CONNECTED:
+            return self._wall(self._clock.monotonic())
+        if self._supervisor.connected_s is not None:
+            return self._wall(self._supervisor.connected_s)
+        return _moment(self.connected_at) if self.connected_at else None
 
     def _wall(self, monotonic_s: float | None) -> float | None:
         """An instant to the millisecond: what does not move must not seem to."""
@@ -246,6 +254,10 @@ class AttachmentService:
 
 def _nobody(_wish: Wish) -> None:
     """Tell nobody."""
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
 
 
 def _session(attachment: Attachment | None) -> SessionDocument | None:

@@ -109,7 +109,7 @@ class Supervisor:
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311  jitter is no secret
         self.connected_s: float | None = None
-        """When it was connected last, where it is not now; None: never."""
+        """When it was connected last, where it is not now; None: not in this life."""
         self.contact_s: float | None = None
         """When the GCS answered a check last; None: never."""
         self.operator_s: float | None = None

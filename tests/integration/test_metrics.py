@@ -69,7 +69,7 @@ async def test_fault_of_an_operator_is_a_warning_that_stands() -> None:
 
 @pytest.mark.ray
 async def test_attachment_shows_in_gauges(head: Any) -> None:
-    """Nodes, contact and connection."""
+    """Nodes, contact and connection; when that was last is known after a restart too."""
     async with running_daemon(address=head.address) as daemon:
         await daemon.wait_state("connected")
         await anyio.sleep(2.5)
@@ -78,6 +78,16 @@ async def test_attachment_shows_in_gauges(head: Any) -> None:
         assert _value(text, 'castray_cluster_nodes{state="alive"}') == 1
         last = _value(text, "castray_last_connected_timestamp_seconds")
         assert 0 <= last - _value(text, "castray_last_contact_timestamp_seconds") < 3
+
+        await daemon.post("/api/pause")
+        await daemon.wait_state("disconnected")
+        last = _value(await _scrape(daemon), "castray_last_connected_timestamp_seconds")
+        await daemon.stop()
+        daemon.launch()
+        await daemon.answers()
+        text = await _scrape(daemon)
+        assert _value(text, "castray_connected") == 0
+        assert abs(_value(text, "castray_last_connected_timestamp_seconds") - last) < 0.1
 
 
 async def test_loopback_listener_serves_metrics_and_health_alone() -> None:

@@ -10,10 +10,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from castrayd import history as histories
+from castrayd.core.states import State
 from castrayd.errors import ErrorType, Fault, Phase
 from castrayd.history import History
 from castrayd.ledger import Ledger
-from castrayd.telemetry.facts import AttemptEnded
+from castrayd.telemetry.facts import AttemptEnded, StateChanged
 
 REFUSED = Fault.of(ErrorType.TCP_REFUSED, Phase.TCP, "refused")
 
@@ -39,6 +40,28 @@ def test_what_was_kept_is_there_after_a_restart(tmp_path: Path) -> None:
     assert [one["seq"] for one in again.attempts(3)] == [1199, 1197, 1195]
     again.close(5.0)
     ledger.close()
+
+
+def test_last_connection_outlives_the_events_of_an_outage(tmp_path: Path) -> None:
+    """When it became so, or was no more: told by no other change, and gone with no event."""
+    ledger = Ledger(tmp_path / "l")
+    history, seen = History(ledger), [ledger.connected_at()]
+    for at, source, target in (
+        ("T1", State.DISCOVERING, State.CONNECTED),
+        ("T2", State.CONNECTED, State.DEGRADED),
+        ("T3", State.DEGRADED, State.DISCONNECTED),
+    ):
+        history.keep({"seq": 1, "at": at, "name": StateChanged.NAME, "from": source, "to": target})
+        history.close(5.0)
+        seen.append(ledger.connected_at())
+        history = History(ledger)
+    history.close(5.0)
+    ledger.close()
+
+    assert seen == [None, "T1", "T2", "T2"]
+    again = Ledger(tmp_path / "l")
+    assert again.connected_at() == "T2"
+    again.close()
 
 
 def test_what_is_no_text_ends_no_history(tmp_path: Path) -> None:
