@@ -28,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 _TOOLS = {
     "lab": (
         "ip", "ss", "ps", "findmnt", "unshare", "nsenter", "setpriv", "openssl",
-        "journalctl", "/lib/systemd/systemd-journald", "rsyslogd", "promtool", "faketime",
+        "journalctl", "/lib/systemd/systemd-journald", "rsyslogd", "promtool", "cc",
     ),
     "systemd": (
         "ip", "unshare", "nsenter", "setpriv", "useradd", "/lib/systemd/systemd", "systemctl",

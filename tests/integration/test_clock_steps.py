@@ -1,8 +1,6 @@
 """Somebody sets the wall clock by an hour: what is waited for, and in which order, is as before."""
 
-import glob
 import itertools
-import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,42 +10,15 @@ import pytest
 
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.peers import refused
+from tests.support.wall_clock import WallClock
 
-# libfaketime itself hangs now and then in a process of several threads
-pytestmark = [pytest.mark.lab, pytest.mark.long]
+pytestmark = pytest.mark.lab
 
 ATTEMPT = "castray.connection.attempt"
 CONFIG = "[backoff]\nmax_s = 2\n"
 GAP_S, LONGEST_S = 1.0, 2.0
 SLOW_S = 1.5
 """What a busy machine may add."""
-
-
-class WallClock:
-    """The daemon's wall clock alone, by libfaketime; its monotonic clock is the machine's."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        (library,) = glob.glob("/usr/lib/*/faketime/libfaketime.so.1")
-        self.environ = {
-            "LD_PRELOAD": library,
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
-        self.step(0)
-
-    def step(self, seconds: int) -> None:
-        """Set it to so many seconds off the true time, at once."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{seconds:+d}")
-        os.replace(new, self._file)
-        self.off_s = seconds
-
-    def now(self) -> float:
-        """What it shows."""
-        return time.time() + self.off_s
 
 
 def _moment(text: str) -> float:
@@ -85,7 +56,7 @@ def _in_order(lines: list[dict[str, Any]]) -> None:
 
 async def test_clock_that_is_set_by_an_hour_disturbs_nothing(tmp_path: Path) -> None:
     """Forward, and two hours back: durations, retries and order are those of another clock."""
-    wall = WallClock(tmp_path / "clock")
+    wall = WallClock(tmp_path)
     async with (
         refused() as address,
         running_daemon(address=address, config=CONFIG, environ=wall.environ) as daemon,
@@ -111,11 +82,13 @@ async def test_clock_that_is_set_by_an_hour_disturbs_nothing(tmp_path: Path) -> 
     _in_order(lines)
     waits_s = [line["castray.backoff.delay_s"] for line in _attempts(lines)]
     assert 0.5 * GAP_S < min(waits_s) <= max(waits_s) <= LONGEST_S
+    most_s = [line["castray.backoff.ceiling_s"] for line in _attempts(lines)]
+    assert most_s == [0.0, 1.0, *[LONGEST_S] * (len(most_s) - 2)]
 
 
 async def test_life_after_a_step_back_goes_on_in_order(tmp_path: Path) -> None:
     """Started anew an hour earlier than it was stopped: numbers rise, and history is kept."""
-    wall = WallClock(tmp_path / "clock")
+    wall = WallClock(tmp_path)
     async with (
         refused() as address,
         running_daemon(address=address, config=CONFIG, environ=wall.environ) as daemon,

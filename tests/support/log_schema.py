@@ -88,7 +88,6 @@ _OTHERS: Final = {
     "castray.session.duration_s": _SECONDS,
     "castray.address.source": _TEXT,
     "castray.namespace": _TEXT,
-    "castray.desired": _one_of(Desired),
     "castray.desired.by": _TEXT,
     "castray.request.reason": {"type": "string"},
     "castray.warning.code": _TEXT,
