@@ -82,12 +82,12 @@ _CASTING: Final = {
 _OTHERS: Final = {
     "castray.state.from": _one_of(State),
     "castray.state.to": _one_of(State),
-    "castray.desired": _one_of(Desired),
     "castray.session.id": _TEXT,
     "castray.session.stream": _one_of(["stdout", "stderr"]),
     "castray.session.duration_s": _SECONDS,
     "castray.address.source": _TEXT,
     "castray.namespace": _TEXT,
+    "castray.desired": _one_of(Desired),
     "castray.desired.by": _TEXT,
     "castray.request.reason": {"type": "string"},
     "castray.warning.code": _TEXT,
