@@ -5,12 +5,12 @@ The composition root makes one and runs it beside the supervisor; requests may c
 
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
 import anyio
+from msgspec import structs
 
 from castrayd.casting.documents import CastDocument, PartDocument, TransferDocument
 from castrayd.casting.groups import Groups
@@ -230,7 +230,7 @@ class CastingService:
         async def fill(node: NodeDocument) -> None:
             names = self.nodes.on(node.node_id)
             use = await self.host(names[0]) if names and node.alive else None
-            found[node.node_id] = replace(node, casting_nodes=names, use=use)
+            found[node.node_id] = structs.replace(node, casting_nodes=names, use=use)
 
         async with anyio.create_task_group() as tasks:
             for node in nodes:

@@ -6,8 +6,9 @@ the types of the core; how it reads in the log is `wording`'s business, what is 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeAlias
+
+from msgspec import Struct
 
 from castrayd.core.states import Desired, Outcome, State
 from castrayd.errors import Fault
@@ -59,8 +60,7 @@ class AttemptFact(Protocol):
     def seen(self) -> Mapping[str, str | None]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(Struct, frozen=True):
     """The attachment is in another state."""
 
     NAME: ClassVar = "castray.state.changed"
@@ -72,8 +72,7 @@ class StateChanged:
     """What the operator wants meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredChanged:
+class DesiredChanged(Struct, frozen=True):
     """Somebody wants the attachment, or does not."""
 
     NAME: ClassVar = "castray.desired.changed"
@@ -82,8 +81,7 @@ class DesiredChanged:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnded:
+class AttemptEnded(Struct, frozen=True):
     """An attempt has succeeded, failed or been cancelled."""
 
     NAME: ClassVar = "castray.connection.attempt"
@@ -98,8 +96,7 @@ class AttemptEnded:
     """What the operator wants when it ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLost:
+class ConnectionLost(Struct, frozen=True):
     """An attachment has ended."""
 
     NAME: ClassVar = "castray.connection.lost"
@@ -108,8 +105,7 @@ class ConnectionLost:
     """None where a person wanted it so."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigReloaded:
+class ConfigReloaded(Struct, frozen=True):
     """New settings were taken, or refused with nothing changed."""
 
     NAME: ClassVar = "castray.config.reloaded"
@@ -118,8 +114,7 @@ class ConfigReloaded:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NodesChanged:
+class NodesChanged(Struct, frozen=True):
     """The node map has changed: ids, and how many there are now."""
 
     NAME: ClassVar = "castray.nodes.changed"
@@ -129,8 +124,7 @@ class NodesChanged:
     dead: int
 
 
-@dataclass(frozen=True, slots=True)
-class CasterReady:
+class CasterReady(Struct, frozen=True):
     """A casting node of this daemon is there."""
 
     NAME: ClassVar = "castray.caster.ready"
@@ -139,8 +133,7 @@ class CasterReady:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class CasterLost:
+class CasterLost(Struct, frozen=True):
     """A casting node of this daemon is wanted and not there."""
 
     NAME: ClassVar = "castray.caster.lost"
@@ -148,8 +141,7 @@ class CasterLost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class CastFinished:
+class CastFinished(Struct, frozen=True):
     """A message has its receipts."""
 
     NAME: ClassVar = "castray.cast.finished"
@@ -162,8 +154,7 @@ class CastFinished:
     """By recipient."""
 
 
-@dataclass(frozen=True, slots=True)
-class TransferStarted:
+class TransferStarted(Struct, frozen=True):
     """A file is on its way."""
 
     NAME: ClassVar = "castray.transfer.started"
@@ -172,8 +163,7 @@ class TransferStarted:
     recipients: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True)
-class TransferProgress:
+class TransferProgress(Struct, frozen=True):
     """How far a file is, about once a second; not kept over restarts."""
 
     NAME: ClassVar = "castray.transfer.progress"
@@ -187,8 +177,7 @@ class TransferProgress:
     eta_s: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class TransferFinished:
+class TransferFinished(Struct, frozen=True):
     """A file has arrived, or will not."""
 
     NAME: ClassVar = "castray.transfer.finished"
@@ -200,8 +189,7 @@ class TransferFinished:
     """By recipient: `done`, or the type of its error."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionOutput:
+class SessionOutput(Struct, frozen=True):
     """The session's process has said something."""
 
     NAME: ClassVar = "castray.session.output"
@@ -210,8 +198,7 @@ class SessionOutput:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class InternalFault:
+class InternalFault(Struct, frozen=True):
     """A bug was survived; made while its exception is handled."""
 
     NAME: ClassVar = "castray.internal"
@@ -249,6 +236,6 @@ def plain(fact: Fact) -> dict[str, Any]:
             return _fields(fact)
 
 
-def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401  any dataclass
-    """Return a dataclass as a dictionary, without a copy of what is in it."""
-    return {field.name: getattr(record, field.name) for field in fields(record)}
+def _fields(record: Any) -> dict[str, Any]:  # noqa: ANN401  any Struct
+    """Return a record as a dictionary, without a copy of what is in it."""
+    return {name: getattr(record, name) for name in record.__struct_fields__}

@@ -1,7 +1,8 @@
 """openapi.json says what the router does."""
 
-from dataclasses import fields
 from typing import Any, cast
+
+from msgspec.structs import fields
 
 from castrayd.control.access import AccessPolicy
 from castrayd.control.app import make_app

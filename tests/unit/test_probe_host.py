@@ -1,6 +1,7 @@
 """What the doctor says of this host, seen well and unwell."""
 
 import os
+import pwd
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ from castrayd.probe import host
 from castrayd.probe.host import HostCheck, Verdict
 from castrayd.probe.local_node import Raylet
 
+SEVENTH = pwd.getpwuid(7).pw_name
 OK, WARNING, FAILED, UNKNOWN = Verdict.OK, Verdict.WARNING, Verdict.FAILED, Verdict.UNKNOWN
 
 
@@ -44,7 +46,7 @@ def test_raylet_that_is_missing_matters_where_one_is_needed() -> None:
     ("first", "second", "verdict", "remedy"),
     [
         (None, PermissionError, OK, ""),
-        (PermissionError, OSError, FAILED, "as uid 7"),
+        (PermissionError, OSError, FAILED, f"--run-as {SEVENTH}"),
         (OSError, OSError, FAILED, "finish starting"),
     ],
 )

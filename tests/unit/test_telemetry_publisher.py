@@ -3,11 +3,11 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
+from msgspec.structs import replace
 
 from castrayd.core.states import Desired, Outcome, State, Trigger
 from castrayd.errors import ErrorType, Fault, Phase
