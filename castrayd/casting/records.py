@@ -6,7 +6,7 @@ import anyio
 import msgspec
 
 from castrayd.ledger import Ledger
-from castrayd.threads import READS
+from castrayd.threads import Threads
 
 __all__ = ("Records",)
 
@@ -20,6 +20,8 @@ class Records:
         self._ledger = ledger
         self._turn = anyio.Lock()
         """Writes go one after another, in the order in which they were asked for."""
+        self._thread = Threads(1)
+        """Also after one that nobody waits for any more: it must not come last."""
 
     def all(self, kind: type[_T]) -> list[_T]:
         """Return every record of a kind; blocks, for the start."""
@@ -30,9 +32,9 @@ class Records:
         """Keep a record in the place of one with the same key."""
         body = msgspec.json.encode(record)
         async with self._turn:
-            await READS.run(lambda: self._ledger.put_record(kind.__name__, key, body))
+            await self._thread.run(lambda: self._ledger.put_record(kind.__name__, key, body))
 
     async def delete(self, kind: type[msgspec.Struct], key: str) -> None:
         """Forget a record."""
         async with self._turn:
-            await READS.run(lambda: self._ledger.delete_record(kind.__name__, key))
+            await self._thread.run(lambda: self._ledger.delete_record(kind.__name__, key))
