@@ -1,15 +1,16 @@
 """Transfers as the ledger keeps them, and how one is cut into chunks. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
 
-__all__ = ("ACTIVE", "Part", "Transfer", "anew", "merged", "plan", "sizes")
+__all__ = ("ACTIVE", "SETTLED", "Part", "Transfer", "plan", "sizes")
 
 ACTIVE: Final = frozenset({"queued", "running", "interrupted"})
 """States in which a transfer goes on by itself."""
+SETTLED: Final = frozenset({"done", "failed"})
+"""States of a recipient of which nothing more becomes."""
 
 MIB: Final = 2**20
 CHUNK_BYTES: Final = 16 * MIB
@@ -37,6 +38,8 @@ class Part(Struct, frozen=True):
     error: Mapping[str, str] | None = None
     skipped: bool = False
     """The same file was there."""
+    counted: bool = False
+    """Whether its bytes are in the statistics."""
 
 
 class Transfer(Struct, frozen=True):
@@ -91,58 +94,5 @@ def plan(transfer: Transfer, window: int, source: str, patience_s: float) -> dic
         "if_exists": transfer.if_exists,
         "rate": transfer.bandwidth_bytes_s,
         "patience_s": patience_s,
-        "recipients": [p.recipient for p in transfer.parts if p.state not in {"done", "failed"}],
+        "recipients": [p.recipient for p in transfer.parts if p.state not in SETTLED],
     }
-
-
-def merged(transfer: Transfer, progress: Mapping[str, Any]) -> Transfer:
-    """Take in what the sender says of its part of it."""
-    said = {one["recipient"]: one for one in progress["recipients"]}
-    parts = tuple(
-        _told(part, said[part.recipient]) if part.recipient in said else part
-        for part in transfer.parts
-    )
-    state = _state(parts) if progress["state"] != "running" else "running"
-    error, size = progress.get("error"), progress["bytes_total"]
-    return msgspec.structs.replace(
-        transfer,
-        parts=parts,
-        state=state,
-        reason=error["message"] if error and state == "failed" else None,
-        bytes_total=transfer.bytes_total if size is None else size,
-        sha256=progress["sha256"] or transfer.sha256,
-    )
-
-
-def anew(transfer: Transfer) -> Transfer:
-    """Return it as it is when another sender takes it up."""
-    parts = tuple(
-        msgspec.structs.replace(part, sent_before=part.bytes_sent) for part in transfer.parts
-    )
-    return msgspec.structs.replace(transfer, parts=parts)
-
-
-def _told(part: Part, said: Mapping[str, Any]) -> Part:
-    """Take in what is said of a recipient; a new sender does not know at once what it has."""
-    verified = said["bytes_verified"]
-    return Part(
-        part.recipient,
-        said["path"],
-        said["state"],
-        part.bytes_verified if verified is None else verified,
-        part.sent_before + said["bytes_sent"],
-        part.sent_before,
-        said["sha256"],
-        said["error"],
-        bool(said.get("skipped")),
-    )
-
-
-def _state(parts: Sequence[Part]) -> str:
-    """Sum up what has become of the recipients, all of which have ended."""
-    states = {part.state for part in parts}
-    if states == {"done"}:
-        return "done"
-    if "done" in states:
-        return "partial"
-    return "cancelled" if states == {"cancelled"} else "failed"

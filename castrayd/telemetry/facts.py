@@ -184,6 +184,7 @@ class TransferFinished(Struct, frozen=True):
     id: str
     state: str
     bytes_verified: int
+    """Of the files that are there now, and were not before."""
     sha256: str | None
     outcomes: Mapping[str, str]
     """By recipient: `done`, or the type of its error."""

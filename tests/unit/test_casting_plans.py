@@ -3,11 +3,12 @@
 import msgspec
 import pytest
 
+from castrayd.casting.outcomes import anew, merged
 from castrayd.casting.paths import basename, checked
-from castrayd.casting.plans import MIB, Part, Transfer, anew, merged, plan, sizes
+from castrayd.casting.plans import MIB, Part, Transfer, plan, sizes
 from castrayd.casting.speed import Speed
 from castrayd.casting.targets import Known, Labels, resolve
-from castrayd.casting.transfers import _may_run
+from castrayd.casting.turns import Turns
 from castrayd.refusals import ApiError
 
 ONE = Transfer("t", "2026-01-01T00:00:00Z", "a", "files:x", "files:x", (Part("b"), Part("c")))
@@ -83,9 +84,21 @@ def test_turns_are_bounded_by_sender_and_recipient() -> None:
         )
     ]
 
-    assert [one.id for one in _may_run(many)] == ["0", "1", "3", "5"]
+    assert _turns(many).take() == ["0", "1", "3", "5"]
     many[4] = msgspec.structs.replace(many[4], state="running")
-    assert [one.id for one in _may_run(many)] == ["4", "0", "1", "5"]
+    turns = _turns(many)
+    assert turns.take() == ["4", "0", "1", "5"]
+    assert (turns.take(), turns.waiting) == ([], 2)
+    turns.leave("2")
+    turns.leave("4")
+    assert (turns.take(), turns.waiting) == (["3"], 0)
+
+
+def _turns(waiting: list[Transfer]) -> Turns:
+    turns = Turns()
+    for one in reversed(waiting):
+        turns.add(one)
+    return turns
 
 
 @pytest.mark.parametrize(

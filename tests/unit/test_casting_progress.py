@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from castrayd.casting.plans import Part, Transfer, anew, merged
+from castrayd.casting.outcomes import anew, merged
+from castrayd.casting.plans import Part, Transfer
 from castrayd.casting.speed import Speed
 
 RUNNING = Transfer(

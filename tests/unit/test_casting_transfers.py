@@ -1,0 +1,209 @@
+"""Transfers over nodes that a test holds: their turns, losses, cancellations and sums."""
+
+from time import monotonic
+
+import anyio
+import pytest
+
+from castrayd.refusals import ApiError
+from castrayd.telemetry.facts import TransferFinished
+from tests.support.nodes import SHA256, Cluster, became, carried, ended, row, sent
+
+DONE = (row("b", "done"), row("c", "done"))
+
+
+async def test_sender_that_is_gone_fails_its_transfer() -> None:
+    """While the cluster is there, after the patience; begun again, it is waited for anew."""
+    async with carried(patience_s=0.6) as (transfers, cluster):
+        cluster.gone = {"a"}
+        one = await sent(transfers)
+        over = await ended(transfers, one)
+        assert (over.state, over.parts[0].error or {})[0] == "failed"
+        assert "the sender is gone" in (over.reason or "")
+
+        await transfers.retry(one.id)
+        await anyio.sleep(0.1)
+        cluster.gone = set()
+        await became(transfers, one, "running")
+        cluster.says(one, "done", *DONE)
+        assert (await ended(transfers, one)).state == "done"
+
+
+async def test_outage_is_no_silence_of_the_sender() -> None:
+    """What was seen before it counts no more: nodes are placed again a moment after."""
+    async with carried(patience_s=0.6) as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.gone = {"a"}
+        await became(transfers, one, "interrupted")
+        cluster.attached = None
+        await anyio.sleep(1.0)
+        cluster.attach()
+        await anyio.sleep(0.4)  # a look falls into it
+        cluster.gone = set()
+        await became(transfers, one, "running")
+
+
+async def test_frozen_sender_is_given_up() -> None:
+    """One that never answers is as good as gone, and is told to stop for when it wakes."""
+    async with carried(patience_s=1.0) as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.frozen = {"a"}
+        over = await ended(transfers, one)
+        assert over.state == "failed"
+        assert all((part.error or {})["type"] == "unreachable" for part in over.parts)
+        assert cluster.calls[-1] == ("a", "cancel_sending")
+
+
+async def test_frozen_sender_holds_up_no_other() -> None:
+    """Others start, end and are cancelled as if it were not there; it can be cancelled itself."""
+    async with carried() as (transfers, cluster):
+        cluster.frozen = {"a"}
+        frozen = await sent(transfers)
+        await anyio.sleep(0.3)
+        began_s = monotonic()
+        one, other = await sent(transfers, "b", "de"), await sent(transfers, "f", "de")
+        await became(transfers, one, "running")
+        await became(transfers, other, "running")
+        cluster.says(one, "done", row("d", "done"), row("e", "done"))
+        await ended(transfers, one)
+        await transfers.cancel(other.id)
+        assert monotonic() - began_s < 0.3
+        assert (await transfers.cancel(frozen.id)).state == "cancelled"
+        assert monotonic() - began_s < 0.8
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_cancelled_recipient_that_has_the_file_says_so(known: bool) -> None:
+    """It has published it meanwhile: its answer holds, and where it has none, the sender's."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        if known:
+            cluster.says(one, "running", row("b", "done"), row("c"), sha256=SHA256)
+        else:
+            cluster.published["b"] = {"path": "files:x", "bytes": 100, "sha256": SHA256}
+        over = await transfers.cancel(one.id)
+
+        assert over.state == "cancelled"
+        b, c = over.parts
+        assert (b.state, b.path, b.sha256, b.error) == ("done", "files:x", SHA256, None)
+        assert (c.state, (c.error or {})["type"]) == ("cancelled", "cancelled")
+        assert cluster.records[one.id] == over
+        with pytest.raises(ApiError, match="conflict"):
+            await transfers.cancel(one.id)
+
+
+async def test_cancelled_twice_at_once() -> None:
+    """One of them is refused, and it can be begun again."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        refused = 0
+
+        async def cancel() -> None:
+            nonlocal refused
+            try:
+                await transfers.cancel(one.id)
+            except ApiError:
+                refused += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(cancel)
+            tasks.start_soon(cancel)
+        assert refused == 1
+        assert transfers.show(one.id).state == "cancelled"
+        await transfers.retry(one.id)
+        await became(transfers, one, "running")
+        cluster.says(one, "done", *DONE)
+        assert (await ended(transfers, one)).state == "done"
+
+
+async def test_what_cannot_be_written_is_not_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on, and can be cancelled later."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster, "put", _full)
+            with pytest.raises(OSError, match="full"):
+                await transfers.cancel(one.id)
+        await anyio.sleep(0.3)
+        cluster.says(one, "done", *DONE)
+        assert (await ended(transfers, one)).state == "done"
+
+
+async def _full(*_: object) -> None:
+    raise OSError("the disk is full")
+
+
+async def test_too_many_are_refused() -> None:
+    """What waits for its turn is bounded, and keeps its order."""
+    async with carried() as (transfers, cluster):
+        cluster.attached = None
+        accepted = [await sent(transfers, f"n{n}", f"{n:x}") for n in range(16)]
+        await anyio.sleep(0.05)
+        accepted += [await sent(transfers) for _ in range(1000)]
+        with pytest.raises(ApiError, match="busy"):
+            await sent(transfers)
+        assert [one.id for one in reversed(transfers.all())] == [one.id for one in accepted]
+        await transfers.cancel(accepted[500].id)
+        await sent(transfers)
+
+
+async def test_bytes_are_counted_once_and_only_where_they_stay() -> None:
+    """Not again when the rest is sent again, and not of what was removed."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.says(one, "partial", row("b", "done"), row("c", "failed"), sha256=SHA256)
+        assert (await ended(transfers, one)).state == "partial"
+        assert transfers.totals().bytes == 100
+        await transfers.retry(one.id)
+        await became(transfers, one, "running")
+        cluster.says(one, "done", row("c", "done"), sha256=SHA256)
+        await ended(transfers, one)
+        assert transfers.totals().bytes == 200
+
+        other = await sent(transfers)
+        await became(transfers, other, "running")
+        cluster.says(other, "running", row("b", bytes_verified=70), row("c"))
+        await anyio.sleep(0.3)
+        await transfers.cancel(other.id)
+        assert transfers.totals().bytes == 200
+        told = [fact.bytes_verified for fact in cluster.facts if isinstance(fact, TransferFinished)]
+        assert told == [100, 100, 0]
+
+
+async def test_end_is_seen_at_once() -> None:
+    """A small file's is, beside a large one that goes on; a large one's when it is near."""
+    async with carried() as (transfers, cluster):
+        large = await sent(transfers, "f", "e")
+        await became(transfers, large, "running")
+        await anyio.sleep(1.2)
+        before = len(cluster.calls)
+        await anyio.sleep(0.5)
+        assert len(cluster.calls) - before <= 3
+        began_s = monotonic()
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.says(one, "done", *DONE)
+        await ended(transfers, one)
+        assert monotonic() - began_s < 0.2  # a look beside the large one comes later
+
+
+async def test_sender_that_was_cancelled_by_nobody_is_told_again() -> None:
+    """A cancellation that came late, of a run that was given up, does not end the next one."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.says(one, "cancelled", row("b", "cancelled"), row("c", "cancelled"))
+        await _replanned(cluster, 2)
+        assert transfers.show(one.id).state == "running"
+
+
+async def _replanned(cluster: Cluster, times: int) -> None:
+    with anyio.fail_after(5):
+        while len(cluster.plans) < times:
+            await anyio.sleep(0.01)
