@@ -19,6 +19,7 @@ from castrayd.casting.link import Link
 from castrayd.casting.outcomes import again, anew, arrived, cancelled, failed, merged
 from castrayd.casting.plans import ACTIVE, SETTLED, Part, Transfer, plan, sizes
 from castrayd.casting.speed import Speed
+from castrayd.casting.stores import stores_of
 from castrayd.casting.uploads import Uploads
 from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
 from castrayd.supervisor.attachment import Attachment
@@ -133,7 +134,7 @@ class Course:
             progress = await self._means.link.call(sender, "sending", one.id, timeout_s=ASK_S)
             if progress is not None and progress["state"] != "cancelled":  # only we end it so
                 return merged(one, progress)
-        planned, window = self._planned(anew(one))
+        planned, window = await self._planned(anew(one), sender)
         await self._means.book.settle(planned)  # chunks stay as they are cut
         task = plan(planned, window, source, self._means.patience_s())
         progress = await self._means.link.call(sender, "send", task, timeout_s=ASK_S)
@@ -149,10 +150,9 @@ class Course:
             return one.node, one.source
         return await self._means.uploads.sender(), f"uploads:{one.source}"
 
-    def _planned(self, one: Transfer) -> tuple[Transfer, int]:
-        nodes = self._means.link.attachment().nodes.values()
-        stores = [n.resources.get("object_store_memory", 0.0) for n in nodes if n.alive]
-        chunk, window = sizes((s for s in stores if s), one.bandwidth_bytes_s)
+    async def _planned(self, one: Transfer, sender: str) -> tuple[Transfer, int]:
+        names = {sender, *(part.recipient for part in one.parts if part.state not in SETTLED)}
+        chunk, window = sizes(await stores_of(self._means.link, names), one.bandwidth_bytes_s)
         if one.chunk_bytes is not None:
             return one, max(2, window * chunk // one.chunk_bytes)
         return replace(one, chunk_bytes=chunk), window

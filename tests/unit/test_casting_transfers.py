@@ -176,6 +176,17 @@ async def test_bytes_are_counted_once_and_only_where_they_stay() -> None:
         assert told == [100, 100, 0]
 
 
+@pytest.mark.parametrize(("small", "chunk_mib"), [("f", 16), ("c", 4)])
+async def test_store_of_who_takes_no_part_does_not_matter(small: str, chunk_mib: int) -> None:
+    """Chunks are fitted to the object stores that they go through."""
+    async with carried() as (transfers, cluster):
+        cluster.stores[small] = 75.0 * 2**20
+        cluster.attach()
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        assert cluster.plans[0]["chunk_bytes"] == chunk_mib * 2**20
+
+
 async def test_end_is_seen_at_once() -> None:
     """A small file's is, beside a large one that goes on; a large one's when it is near."""
     async with carried() as (transfers, cluster):
