@@ -88,4 +88,4 @@ class Book:
 def _lasting(one: Transfer) -> tuple[object, ...]:
     """Return what a restart must know."""
     states = [part.state for part in one.parts]
-    return one.state, one.chunk_bytes, one.bytes_total, one.sha256, states
+    return one.state, one.chunk_bytes, one.bytes_total, one.mtime_ns, one.sha256, states

@@ -5,10 +5,10 @@ it is, and told again where it, the session, this daemon or the cluster was lost
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import structlog
@@ -133,7 +133,7 @@ class Course:
         if one.state != "queued":
             progress = await self._means.link.call(sender, "sending", one.id, timeout_s=ASK_S)
             if progress is not None and progress["state"] != "cancelled":  # only we end it so
-                return merged(one, progress)
+                return await self._taken(one, progress)
         planned, window = await self._planned(anew(one), sender)
         await self._means.book.settle(planned)  # chunks stay as they are cut
         task = plan(planned, window, source, self._means.patience_s())
@@ -142,7 +142,7 @@ class Course:
         if one.state == "queued":
             names = [part.recipient for part in one.parts]
             self._means.publisher.publish(TransferStarted(one.id, sender, names))
-        return merged(planned, progress)
+        return await self._taken(planned, progress)
 
     async def _source(self, one: Transfer) -> tuple[str, str]:
         """Return which node sends, and from which path."""
@@ -156,6 +156,13 @@ class Course:
         if one.chunk_bytes is not None:
             return one, max(2, window * chunk // one.chunk_bytes)
         return replace(one, chunk_bytes=chunk), window
+
+    async def _taken(self, one: Transfer, progress: Mapping[str, Any]) -> Transfer:
+        """Take in what the sender says; one that goes on with another file is stopped."""
+        after = merged(one, progress)
+        if after.state not in ACTIVE and progress["state"] == "running":
+            await self._call_off(one)
+        return after
 
     async def _call_off(self, one: Transfer) -> None:
         """Tell the sender to stop; one that is frozen hears of it when it wakes."""

@@ -1,7 +1,7 @@
 """What becomes of a transfer by what its nodes say of it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -9,25 +9,44 @@ from castrayd.casting.plans import SETTLED, Part, Transfer
 
 __all__ = ("again", "anew", "arrived", "cancelled", "failed", "merged", "state_of")
 
+_CHANGED: Final = "the source is another file than the one that this transfer began with"
+
 
 def merged(transfer: Transfer, progress: Mapping[str, Any]) -> Transfer:
-    """Take in what the sender says of its part of it."""
+    """Take in what the sender says of its part of it.
+
+    What was first told of the file holds. Where another one has taken its place, those that do not
+    have the first one have failed.
+    """
     said = {one["recipient"]: one for one in progress["recipients"]}
     parts = tuple(
         _told(part, said[part.recipient]) if part.recipient in said else part
         for part in transfer.parts
     )
-    size, sha256 = progress["bytes_total"], progress["sha256"]
-    after = replace(
-        transfer,
-        parts=parts,
-        reason=None,
-        bytes_total=transfer.bytes_total if size is None else size,
-        sha256=sha256 or transfer.sha256,
-    )
+    seen = _identity(progress)
+    known = {key: _first(getattr(transfer, key), value) for key, value in seen.items()}
+    known["sha256"] = _first(transfer.sha256, *(p.sha256 for p in parts), seen["sha256"])
+    parts = tuple(_judged(part, known["sha256"]) for part in parts)
+    after = replace(transfer, parts=parts, reason=None, **known)
+    if any(value not in {None, known[key]} for key, value in seen.items()):
+        return failed(after, "source_changed", _CHANGED)
     if progress["state"] == "running":
         return replace(after, state="running")
     return _summed(after, progress.get("error"))
+
+
+def _identity(progress: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the sender knows of the file; not every one tells of its times."""
+    times = progress.get("identity") or {}
+    return {
+        "bytes_total": progress["bytes_total"],
+        "mtime_ns": times.get("mtime_ns"),
+        "sha256": progress["sha256"],
+    }
+
+
+def _first(*values: Any) -> Any:  # noqa: ANN401  of any type
+    return next((value for value in values if value is not None), None)
 
 
 def _told(part: Part, said: Mapping[str, Any]) -> Part:
@@ -43,6 +62,13 @@ def _told(part: Part, said: Mapping[str, Any]) -> Part:
         error=said["error"],
         skipped=bool(said.get("skipped")),
     )
+
+
+def _judged(part: Part, sha256: str | None) -> Part:
+    """Deny that a recipient has the file which has another one."""
+    if part.state != "done" or sha256 is None or part.sha256 in {None, sha256}:
+        return part
+    return replace(part, state="failed", error={"type": "source_changed", "message": _CHANGED})
 
 
 def _summed(transfer: Transfer, error: Mapping[str, Any] | None) -> Transfer:
@@ -89,7 +115,8 @@ def failed(transfer: Transfer, kind: str, reason: str) -> Transfer:
 
 def cancelled(transfer: Transfer) -> Transfer:
     """End it as nobody wants it any more; it is done where all have it meanwhile."""
-    parts = _ended(transfer.parts, "cancelled", {"type": "cancelled", "message": "cancelled"})
+    judged = tuple(_judged(part, transfer.sha256) for part in transfer.parts)
+    parts = _ended(judged, "cancelled", {"type": "cancelled", "message": "cancelled"})
     state = "done" if state_of(parts) == "done" else "cancelled"
     return replace(transfer, parts=parts, state=state, reason=None)
 
@@ -101,6 +128,12 @@ def _ended(parts: Sequence[Part], state: str, error: Mapping[str, str]) -> tuple
 
 
 def again(transfer: Transfer) -> Transfer:
-    """Return it as it begins again with those that do not have it."""
+    """Return it as it begins again with those that do not have it.
+
+    Where nobody has it yet, it may be another file by now.
+    """
     parts = tuple(p if p.state == "done" else Part(p.recipient) for p in transfer.parts)
-    return replace(transfer, parts=parts, state="queued", reason=None, finished_at=None)
+    after = replace(transfer, parts=parts, state="queued", reason=None, finished_at=None)
+    if any(part.state == "done" for part in parts):
+        return after
+    return replace(after, bytes_total=None, mtime_ns=None, sha256=None)

@@ -61,6 +61,9 @@ class Transfer(Struct, frozen=True):
     """Why it waits, or has failed as a whole."""
     chunk_bytes: int | None = None
     bytes_total: int | None = None
+    """Its size, with `mtime_ns` and `sha256` as they were when they were first told: recipients
+    of one transfer have one file."""
+    mtime_ns: int | None = None
     sha256: str | None = None
     finished_at: str | None = None
 
@@ -84,10 +87,18 @@ def sizes(stores: Iterable[float], rate: int | None) -> tuple[int, int]:
 
 
 def plan(transfer: Transfer, window: int, source: str, patience_s: float) -> dict[str, Any]:
-    """Return what the sender is told: only what is not done yet."""
+    """Return what the sender is told: only what is not done yet.
+
+    `identity` is what is known of the file; the one that is there now must be that one.
+    """
     return {
         "id": transfer.id,
         "source": source,
+        "identity": {
+            "size": transfer.bytes_total,
+            "mtime_ns": transfer.mtime_ns,
+            "sha256": transfer.sha256,
+        },
         "path": transfer.path,
         "chunk_bytes": transfer.chunk_bytes,
         "window": window,

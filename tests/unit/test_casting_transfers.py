@@ -9,6 +9,7 @@ from castrayd.refusals import ApiError
 from castrayd.telemetry.facts import TransferFinished
 from tests.support.nodes import SHA256, Cluster, became, carried, ended, row, sent
 
+OTHER = "cd" * 32
 DONE = (row("b", "done"), row("c", "done"))
 
 
@@ -204,6 +205,60 @@ async def test_end_is_seen_at_once() -> None:
         assert monotonic() - began_s < 0.2  # a look beside the large one comes later
 
 
+@pytest.mark.parametrize(
+    "other", [{"bytes_total": 101}, {"sha256": OTHER}, {"identity": {"size": 100, "mtime_ns": 8}}]
+)
+async def test_replaced_source_is_not_mixed_in(other: dict[str, object]) -> None:
+    """A file that took the first one's place goes to nobody, whatever a new sender makes of it."""
+    first = {"sha256": SHA256, "identity": {"size": 100, "mtime_ns": 7}}
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.says(one, "running", row("b", "done"), row("c"), **first)
+        await _durable(cluster, one.id)
+        cluster.sending.clear()
+        await _replanned(cluster, 2)
+        assert cluster.plans[1]["identity"] == {"size": 100, "mtime_ns": 7, "sha256": SHA256}
+        assert cluster.plans[1]["recipients"] == ["c"]
+        cluster.says(one, "running", row("c"), **first | other)
+        over = await ended(transfers, one)
+
+        assert over.state == "partial"
+        assert (over.sha256, over.bytes_total) == (SHA256, 100)
+        assert [part.state for part in over.parts] == ["done", "failed"]
+        assert (over.parts[1].error or {})["type"] == "source_changed"
+        assert ("a", "cancel_sending") in cluster.calls
+
+
+async def test_recipient_with_another_file_is_not_done() -> None:
+    """Two senders' files at two recipients: one of them has the transfer's."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        rows = row("b", "done"), row("c", "done", sha256=OTHER)
+        cluster.says(one, "done", *rows, sha256=OTHER)
+        over = await ended(transfers, one)
+
+        assert (over.state, over.sha256) == ("partial", SHA256)
+        assert [part.state for part in over.parts] == ["done", "failed"]
+        assert (over.parts[1].error or {})["type"] == "source_changed"
+
+
+async def test_source_is_looked_at_anew_where_nobody_has_it() -> None:
+    """Begun again, a transfer that nobody has may be of another file."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        cluster.says(one, "failed", row("b", "failed"), row("c", "failed"), sha256=SHA256)
+        await ended(transfers, one)
+        await transfers.retry(one.id)
+        await became(transfers, one, "running")
+        rows = [row(name, "done", bytes_verified=50, sha256=OTHER) for name in "bc"]
+        cluster.says(one, "done", *rows, bytes_total=50, sha256=OTHER)
+        over = await ended(transfers, one)
+        assert (over.state, over.sha256, over.bytes_total) == ("done", OTHER, 50)
+
+
 async def test_sender_that_was_cancelled_by_nobody_is_told_again() -> None:
     """A cancellation that came late, of a run that was given up, does not end the next one."""
     async with carried() as (transfers, cluster):
@@ -212,6 +267,12 @@ async def test_sender_that_was_cancelled_by_nobody_is_told_again() -> None:
         cluster.says(one, "cancelled", row("b", "cancelled"), row("c", "cancelled"))
         await _replanned(cluster, 2)
         assert transfers.show(one.id).state == "running"
+
+
+async def _durable(cluster: Cluster, transfer_id: str) -> None:
+    with anyio.fail_after(5):
+        while cluster.records[transfer_id].parts[0].state != "done":
+            await anyio.sleep(0.01)
 
 
 async def _replanned(cluster: Cluster, times: int) -> None:
