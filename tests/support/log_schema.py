@@ -115,6 +115,7 @@ def _when(condition: Mapping[str, Any], **then: Any) -> dict[str, Any]:
 
 
 _OF_AN_ATTEMPT: Final = [*list(_ATTEMPT)[:4], "castray.desired"]
+_OF_A_STATE: Final = ["castray.state.from", "castray.state.to", "castray.desired"]
 _FAILED: Final = ["error.type", "castray.phase.failed"]
 _NO_ERROR: Final = {"not": {"anyOf": [{"required": [key]} for key in (*_FAILED, "error.code")]}}
 
@@ -138,7 +139,7 @@ SCHEMA: Final[Mapping[str, Any]] = {
         _when({"event.outcome": "unknown"}, **_NO_ERROR),
         _when({"event.outcome": "failure"}, required=_FAILED),
         _when({"event.name": AttemptEnded.NAME}, required=["event.outcome", *_OF_AN_ATTEMPT]),
-        _when({"event.name": StateChanged.NAME}, required=list(_OTHERS)[:3]),
+        _when({"event.name": StateChanged.NAME}, required=_OF_A_STATE),
         *(_when({"event.name": fact.NAME}, required=["event.sequence"]) for fact in FACTS),
     ],
 }

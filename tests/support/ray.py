@@ -108,6 +108,10 @@ class RayHead:
                 )
             )
 
+    def processes(self) -> list[tuple[int, str]]:
+        """Everything that runs of it: pids and command lines."""
+        return list(marked(self._mark).items())
+
     @property
     def gcs_pid(self) -> int | None:
         """The pid of the GCS, once it listens."""
