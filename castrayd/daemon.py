@@ -26,7 +26,7 @@ import msgspec
 import structlog
 
 import castrayd
-from castrayd.casting.nodes import CastingPolicy
+from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.service import CastingService
 from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve, serve_open

@@ -1,7 +1,7 @@
 """What the API shows of casting: frozen records, encoded as they are."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -39,6 +39,23 @@ class CastingNodeDocument(Struct, frozen=True):
     """`waiting`, `capacity`, `refused` and `last_seq`; None while unknown."""
     reason: str | None = None
     """Why it is not ready, or what of it does not work."""
+
+    @classmethod
+    def ready(cls, facts: Mapping[str, Any]) -> "CastingNodeDocument":
+        """Show a node that has just said this of itself."""
+        return cls(
+            name=facts["name"],
+            owner=facts["owner"],
+            state="ready",
+            required=facts["required"],
+            ray_node_id=facts["node_id"],
+            address=facts["address"],
+            hostname=facts["hostname"],
+            port=facts["port"],
+            roots=facts["roots"],
+            inbox=facts["inbox"],
+            reason=facts["reason"],
+        )
 
 
 class Receipt(Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Calls to casting nodes, through the session that is attached at the moment."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from castrayd.errors import ErrorType
 from castrayd.refusals import ApiError, ApiErrorType, RecipientError
@@ -10,9 +10,13 @@ from castrayd.supervisor.service import AttachmentService
 
 __all__ = ("Link",)
 
+ASK_S: Final = 3.0
+PLACE_S: Final = 20.0
+"""A first actor on a node waits for its worker process: a second or two, more on a busy host."""
+
 
 class Link:
-    """One per daemon. Every call has a deadline in seconds."""
+    """One per daemon. Every call has a deadline, and raises as `call` does."""
 
     def __init__(self, service: AttachmentService, daemon_id: str) -> None:
         self._service = service
@@ -45,18 +49,23 @@ class Link:
             "cast.call", timeout_s, name=name, method=method, arguments=list(arguments)
         )
 
-    async def place(self, spec: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """Make a casting node where none of its name is; returns what the one there says."""
-        described: dict[str, Any] = await self._ask("cast.place", timeout_s, spec=dict(spec))
+    async def describe(self, name: str) -> dict[str, Any]:
+        """Return what a casting node says of itself."""
+        described: dict[str, Any] = await self.call(name, "describe", timeout_s=ASK_S)
         return described
 
-    async def remove(self, name: str, timeout_s: float) -> None:
-        """End a casting node for good; one that is not there is no error."""
-        await self._ask("cast.remove", timeout_s, name=name)
+    async def place(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a casting node where none of its name is; returns what the one there says."""
+        described: dict[str, Any] = await self._ask("cast.place", PLACE_S, spec=dict(spec))
+        return described
 
-    async def names(self, timeout_s: float) -> list[str]:
+    async def remove(self, name: str) -> None:
+        """End a casting node for good; one that is not there is no error."""
+        await self._ask("cast.remove", ASK_S, name=name)
+
+    async def names(self) -> list[str]:
         """Return the names of all casting nodes of this namespace, of every owner."""
-        return [str(name) for name in await self._ask("cast.names", timeout_s)]
+        return [str(name) for name in await self._ask("cast.names", ASK_S)]
 
     async def _ask(self, op: str, timeout_s: float, **arguments: Any) -> Any:  # noqa: ANN401
         session = self.attachment().session

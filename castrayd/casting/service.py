@@ -16,9 +16,10 @@ from castrayd.casting.documents import CastDocument, PartDocument, TransferDocum
 from castrayd.casting.groups import Groups
 from castrayd.casting.link import Link
 from castrayd.casting.messages import Messages
-from castrayd.casting.nodes import CastingNodes, CastingPolicy
+from castrayd.casting.nodes import CastingNodes
 from castrayd.casting.paths import basename, checked
 from castrayd.casting.plans import ACTIVE, Transfer
+from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.records import Records
 from castrayd.casting.targets import To, needs_cluster, resolve
 from castrayd.casting.transfers import Transfers
@@ -65,9 +66,7 @@ class CastingService:
         self.nodes = CastingNodes(self.link, records, publisher, policy)
         self._publisher = publisher
         self._messages: Messages | None = None
-        self.uploads = Uploads(
-            uploads, self.link, self.nodes.hidden, self.nodes.upload_limits, self._in_use
-        )
+        self.uploads = Uploads(uploads, self.link, self.nodes.hidden, policy, self._in_use)
         self.transfers = Transfers(
             self.link, records, self.uploads, publisher, clock, lambda: policy().patience_s
         )

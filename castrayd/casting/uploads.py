@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from castrayd.casting.link import Link
+from castrayd.casting.policy import CastingPolicy
 from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.threads import READS
 
@@ -18,7 +19,6 @@ __all__ = ("HIDDEN", "Uploads")
 
 HIDDEN: Final = "_"
 """What names of nodes begin with that are nobody's recipients."""
-PLACE_S: Final = 20.0
 
 
 class Uploads:
@@ -29,15 +29,15 @@ class Uploads:
         folder: Path,
         link: Link,
         spec: Callable[[str, str, Mapping[str, Any]], dict[str, Any]],
-        limits: Callable[[], tuple[int, float]],
+        policy: Callable[[], CastingPolicy],
         in_use: Callable[[], set[str]],
     ) -> None:
-        """`spec` makes a node's from name, node id and roots; `limits` are bytes and seconds."""
+        """`spec` makes a node's from name, node id and roots."""
         self._in_use = in_use
         self._folder = folder
         self._link = link
         self._spec = spec
-        self._limits = limits
+        self._policy = policy
         self._sender: tuple[object, str] | None = None
 
     async def put(self, name: str, data: AsyncIterable[bytes]) -> int:
@@ -46,7 +46,7 @@ class Uploads:
         Raises `ApiError` (`too_large`) beyond what all uploads together may take.
         """
         await READS.run(self._sweep)
-        room = self._limits()[0] - await READS.run(self._used)
+        room = self._policy().upload_bytes - await READS.run(self._used)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = self._folder / f".{name}.part"
         size = 0
@@ -66,7 +66,7 @@ class Uploads:
         return size
 
     def _refuse(self) -> NoReturn:
-        message = f"uploads may take {self._limits()[0]} bytes together"
+        message = f"uploads may take {self._policy().upload_bytes} bytes together"
         raise ApiError(ApiErrorType.TOO_LARGE, message, _HINT)
 
     def has(self, name: str) -> bool:
@@ -82,7 +82,7 @@ class Uploads:
         """Remove what is older than uploads may be."""
         if not self._folder.is_dir():
             return
-        oldest = time.time() - self._limits()[1]  # noqa: TID251  files have wall times
+        oldest = time.time() - self._policy().upload_s  # noqa: TID251  files have wall times
         for one in self._folder.iterdir():
             if one.stat().st_mtime < oldest and one.name not in self._in_use():
                 one.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ class Uploads:
             raise ApiError(ApiErrorType.CONFLICT, message, "Attach by HOST:PORT, not ray://.")
         name = f"{HIDDEN}{self._link.daemon_id[:16]}-{node_id[:8]}"
         roots = {"uploads": {"path": str(self._folder), "write": False}}
-        await self._link.place(self._spec(name, node_id, roots), PLACE_S)
+        await self._link.place(self._spec(name, node_id, roots))
         self._sender = (attachment, name)
         return name
 

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from castrayd.casting.records import Records
 from castrayd.core.cluster import Node
 
-__all__ = ("WantedNode", "Where", "choose")
+__all__ = ("Wanted", "WantedNode", "Where", "choose")
 
 
 class Where(Struct, frozen=True, omit_defaults=True):
@@ -42,6 +43,49 @@ class WantedNode(Struct, frozen=True):
     node_id: str | None = None
     address: str | None = None
     hostname: str | None = None
+
+
+class Wanted:
+    """All of them by name, in the ledger before anybody is told so."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._nodes: dict[str, WantedNode] = {}
+
+    def restore(self) -> None:
+        """Read them from the ledger; once, before anything else."""
+        self._nodes = {one.name: one for one in self._records.all(WantedNode)}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def every(self) -> tuple[WantedNode, ...]:
+        """Return all, those too that are to be removed."""
+        return tuple(self._nodes.values())
+
+    def all(self) -> list[WantedNode]:
+        """Return those that are to be there, by name."""
+        return [one for _, one in sorted(self._nodes.items()) if one.wanted]
+
+    def get(self, name: str) -> WantedNode | None:
+        """Return one that is to be there; None where none of that name is."""
+        one = self._nodes.get(name)
+        return one if one is not None and one.wanted else None
+
+    async def put(self, one: WantedNode) -> None:
+        """Keep one, durably, in the place of any of its name."""
+        await self._records.put(WantedNode, one.name, one)
+        self._nodes[one.name] = one
+
+    async def change(self, one: WantedNode, to: WantedNode) -> None:
+        """Keep `to` in the place of `one`, durably, unless that is no longer wanted so."""
+        if to != one and self._nodes.get(one.name) is one:
+            await self.put(to)
+
+    async def forget(self, name: str) -> None:
+        """Forget one for good."""
+        await self._records.delete(WantedNode, name)
+        self._nodes.pop(name, None)
 
 
 def choose(
