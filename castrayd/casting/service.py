@@ -66,12 +66,13 @@ class CastingService:
         self.nodes = CastingNodes(self.link, records, publisher, policy)
         self._publisher = publisher
         self._messages: Messages | None = None
-        self.uploads = Uploads(uploads, self.link, self.nodes.hidden, policy, self._in_use)
+        self.uploads = Uploads(uploads, self.link, records, self.nodes.hidden, policy, self._in_use)
         self.transfers = Transfers(
             self.link, records, self.uploads, publisher, clock, lambda: policy().patience_s
         )
         self.groups.restore()
         self.nodes.restore()
+        self.uploads.restore()
         self.transfers.restore()
 
     async def run(self, demo_nodes: int) -> None:
@@ -130,17 +131,17 @@ class CastingService:
         *,
         if_exists: str,
         bandwidth_bytes_s: int | None,
+        uid: int,
     ) -> TransferDocument:
-        """Accept a transfer of a node's file, or of an upload, to whom it is meant for.
+        """Accept a transfer of a node's file, or of the user's upload, to whom it is meant for.
 
-        Raises `ApiError`: `path_forbidden`, `not_found`; `not_connected` where who is meant only
-        the cluster can tell.
+        Raises `ApiError`: `path_forbidden`, `not_found`, `forbidden` for another's upload;
+        `not_connected` where who is meant only the cluster can tell.
         """
         if node is not None:
             checked(source, "source.path")
-        elif not self.uploads.has(source):
-            message = f"no such upload: {source}"
-            raise ApiError(ApiErrorType.NOT_FOUND, message, field="source.upload")
+        else:
+            self.uploads.check(source, uid)
         target = checked(path or f"files:{basename(source)}", "path")
         if needs_cluster(to):
             self.link.attachment()
@@ -149,6 +150,16 @@ class CastingService:
             node, source, names, target, if_exists=if_exists, bandwidth_bytes_s=bandwidth_bytes_s
         )
         return self.document(one)
+
+    async def retry(self, transfer_id: str, uid: int) -> TransferDocument:
+        """Begin again with those that do not have it.
+
+        Raises `ApiError`: `not_found`, `conflict`, `forbidden` as for a new one.
+        """
+        one = self.transfers.show(transfer_id)
+        if one.node is None:
+            self.uploads.check(one.source, uid)
+        return self.document(await self.transfers.retry(transfer_id))
 
     def document(self, one: Transfer) -> TransferDocument:
         """Return what the API shows of a transfer."""

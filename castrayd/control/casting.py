@@ -17,7 +17,7 @@ from castrayd.control.bodies import (
     TransferList,
     UploadReply,
 )
-from castrayd.control.gate import rights
+from castrayd.control.gate import rights, uid
 from castrayd.control.openapi import MAX_LIMIT, MAX_SEQ
 from castrayd.control.parsing import body, flag, integer, name_in_path, query
 from castrayd.control.replies import Guarded, add, reply
@@ -122,8 +122,9 @@ class CastingRoutes:
     async def upload(self, request: web.Request) -> web.Response:
         query(request)
         name = name_in_path(request)
+        data = request.content.iter_chunked(CHUNK_BYTES)
         try:
-            size = await self._casting.uploads.put(name, request.content.iter_chunked(CHUNK_BYTES))
+            size = await self._casting.uploads.put(name, data, uid(request))
         except (web.RequestPayloadError, ConnectionError) as error:
             raise ApiError(ApiErrorType.BAD_REQUEST, "the upload broke off") from error
         return reply(UploadReply(name, size), status=201)
@@ -147,6 +148,7 @@ class CastingRoutes:
             asked.path,
             if_exists=asked.if_exists,
             bandwidth_bytes_s=asked.bandwidth_bytes_s,
+            uid=uid(request),
         )
         return reply(made, status=202)
 
@@ -161,8 +163,7 @@ class CastingRoutes:
 
     async def retry_transfer(self, request: web.Request) -> web.Response:
         await body(request, EmptyBody)
-        one = await self._casting.transfers.retry(_id(request))
-        return reply(self._casting.document(one), status=202)
+        return reply(await self._casting.retry(_id(request), uid(request)), status=202)
 
     async def cast(self, request: web.Request) -> web.Response:
         asked = await body(request, MessageBody)

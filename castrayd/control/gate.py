@@ -15,7 +15,7 @@ from aiohttp import web
 from castrayd.control.access import AccessPolicy, Peer, peer_of
 from castrayd.refusals import ApiError, ApiErrorType
 
-__all__ = ("READS", "Gate", "may_aim", "rights", "who")
+__all__ = ("READS", "Gate", "may_aim", "rights", "uid", "who")
 
 log = structlog.get_logger("castrayd.control")
 
@@ -74,8 +74,13 @@ class Gate:
 
 def who(request: web.Request) -> str:
     """Say who asks, as status and ledger name them; of an admitted request only."""
+    return f"uid {uid(request)}"
+
+
+def uid(request: web.Request) -> int:
+    """Return the user who asks; of an admitted request only."""
     caller: _Caller = request[_CALLER]
-    return f"uid {caller.peer.uid}"
+    return caller.peer.uid
 
 
 def may_aim(request: web.Request) -> bool:

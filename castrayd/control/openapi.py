@@ -222,7 +222,7 @@ _ROUTES: Final = (
     ),
     _Route(
         "/api/uploads/{name}",
-        "Take a file in that is to be sent; the body is the file.",
+        "Take a file in that is to be sent, by its user alone; the body is the file.",
         bodies.UploadReply,
         method="put",
         status=201,
