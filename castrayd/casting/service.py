@@ -215,11 +215,18 @@ class CastingService:
     async def follow(
         self, name: str, since: int, *, acknowledge: bool
     ) -> AsyncIterator[Mapping[str, Any]]:
-        """Yield messages after `since`, and those that come, until closed.
+        """Return an endless iterator of messages after `since`, and of those that come.
 
         With `acknowledge` each is done with once the next is asked for. A node that does not
-        answer for a while is waited for.
+        answer for a while is waited for. Raises `ApiError`: `not_connected`, `not_found`.
         """
+        self.link.attachment()
+        await self.nodes.show(name)
+        return self._followed(name, since, acknowledge=acknowledge)
+
+    async def _followed(
+        self, name: str, since: int, *, acknowledge: bool
+    ) -> AsyncIterator[Mapping[str, Any]]:
         while True:
             try:
                 found = await self.read(

@@ -89,11 +89,11 @@ class CastingRoutes:
         if acknowledge and "write" not in rights(request):
             message = "to acknowledge messages is to write"
             raise ApiError(ApiErrorType.FORBIDDEN, message, field="ack")
+        if flag(values, "follow"):
+            items = await self._casting.follow(name, since, acknowledge=acknowledge)
+            return await self._streams.serve_items(request, items)
         found = await self._casting.read(name, since, limit, acknowledge=acknowledge)
-        if not flag(values, "follow"):
-            return reply(MessageList([dict(one) for one in found]))
-        items = self._casting.follow(name, since, acknowledge=acknowledge)
-        return await self._streams.serve_items(request, items)
+        return reply(MessageList([dict(one) for one in found]))
 
     async def groups(self, request: web.Request) -> web.Response:
         query(request)

@@ -1,11 +1,15 @@
 """Casting nodes and messages on a real cluster of four nodes whose Python has no castrayd."""
 
+import json
 import os
 import signal
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import anyio
 import pytest
 
 from tests.support.casting import casting, driven, read_independently, ready
@@ -106,6 +110,26 @@ async def test_inbox_that_is_full_says_so_and_recovers(
         last = inbox[-1]["seq"]
         await daemon.get(f"/api/nodes/small/messages?since={last}&ack")
         assert await send("again") == "delivered"
+
+
+async def test_inbox_is_followed(cluster: RayHead, cluster_python: str, tmp_path: Path) -> None:
+    """What is there comes, and what is sent; a node that is frozen meanwhile is waited for."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "told"})
+        assert (await daemon.ask("GET", "/api/nodes/nobody/messages?follow"))[0] == 404
+        await daemon.ask("POST", "/api/messages", {"to": ["told"], "body": 1})
+        pid = driven(cluster, cluster_python, "told", "describe")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        connector = aiohttp.UnixConnector(str(daemon.socket))
+        async with aiohttp.ClientSession("http://castrayd", connector=connector) as web:
+            began = time.monotonic()
+            async with web.get("/api/nodes/told/messages?follow") as stream:
+                assert (stream.status, time.monotonic() - began < 3) == (200, True)
+                os.kill(pid, signal.SIGCONT)
+                with anyio.fail_after(30):
+                    assert json.loads(await stream.content.readline())["body"] == 1
+                    await daemon.ask("POST", "/api/messages", {"to": ["told"], "body": 2})
+                    assert json.loads(await stream.content.readline())["body"] == 2
 
 
 async def test_killed_node_comes_back_with_its_inbox(
