@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -55,6 +56,8 @@ class Node:
         self.outgoing[plan["id"]].start()
     def progress(self, id):
         return self.outgoing[id].progress()
+    def sending(self, id):
+        return None
     def cancel(self, id):
         self.outgoing[id].cancel()
     def file_begin(self, spec):
@@ -67,7 +70,7 @@ class Node:
     def file_abandon(self, id):
         return self.incoming.abandon(id)
 
-groups = {"control": ("facts", "send", "progress", "cancel"),
+groups = {"control": ("facts", "send", "sending", "progress", "cancel"),
           "data": ("file_begin", "file_take", "file_finish", "file_abandon")}
 for group, methods in groups.items():
     for method in methods:
@@ -252,6 +255,26 @@ def test_killed_recipient_goes_on_where_it_was(cast: Cast) -> None:
     assert end["by"]["c"]["bytes_sent"] <= SIZE + WINDOW * CHUNK
     assert all(end["by"][name]["bytes_sent"] <= SIZE + WINDOW * CHUNK for name in "bd")
     assert all(one["bytes_verified"] == SIZE for one in end["recipients"])
+
+
+def test_frozen_recipient_holds_up_nobody_for_long(cast: Cast) -> None:
+    """The others have the file long before a call to it times out; thawed, it gets the rest."""
+    sha256 = cast.source()
+    plan = cast.plan("b", "c", "d", rate=SLOW)
+    cast.send(plan)
+    cast.verified(plan, "c", 5 * CHUNK)
+    pid = cast.ask("c", "facts")["pid"]
+    kill(pid, signal.SIGSTOP)
+    try:
+        for name in "bd":
+            cast.verified(plan, name, SIZE)
+    finally:
+        kill(pid, signal.SIGCONT)
+    end = cast.ended(plan)
+
+    assert end["state"] == "done", end
+    assert [cast.arrived(name, plan) for name in "bcd"] == [sha256] * 3
+    assert end["by"]["c"]["bytes_sent"] <= SIZE + WINDOW * CHUNK
 
 
 def test_killed_sender_goes_on_where_it_was(cast: Cast) -> None:

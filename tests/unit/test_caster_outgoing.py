@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from castrayd.driver.caster import pace, recipient, sending
+from castrayd.driver.caster import pace, recipient, remote, sending
 from castrayd.driver.caster.incoming import Incoming
 from castrayd.driver.caster.outgoing import Outgoing
 from castrayd.driver.caster.pace import Window
@@ -37,6 +37,7 @@ class Node:
         self.calls: list[tuple[str, Any]] = []
         self.fault: Fault = lambda _method, _arguments: None
         self.is_frozen = False
+        self.slow_s = 0.0
         self.restart()
 
     def restart(self) -> None:
@@ -52,6 +53,8 @@ class Node:
         instead = self.fault(method, arguments)
         if instead is not None:
             return instead
+        if method == "sending":
+            return {}
         if method == "file_take":
             id_, index, digest, (data,), relay = arguments
             answer = self.incoming.take(id_, index, digest, data, relay)
@@ -91,9 +94,12 @@ class Remotes:
             await asyncio.sleep(0.001)
             await self.find(0)
             node = self._remotes.nodes[self._actor]
-            if node.is_frozen:
-                await asyncio.sleep(timeout_s)
-                raise Gone("not in time")
+            late_s = time.monotonic() + timeout_s
+            while node.is_frozen:  # awake again, it answers what it was asked
+                await asyncio.sleep(0.01)
+                if time.monotonic() > late_s:
+                    raise Gone("not in time")
+            await asyncio.sleep(node.slow_s if method == "file_take" else 0)
             return node.answer(method, arguments)
 
 
@@ -144,6 +150,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(sending, "Remote", remotes)
     monkeypatch.setattr(sending, "put", bytes)
     monkeypatch.setattr(recipient, "_RETRY_S", 0.02)
+    monkeypatch.setattr(remote, "_QUIET_S", 0.1)
     monkeypatch.setattr(sending, "_GRACE_S", 0.2)
     monkeypatch.setattr(sending, "_PUT_AGAIN_S", 0.01)
     return World(tmp_path, remotes)
@@ -218,11 +225,11 @@ def test_recipient_that_comes_late_is_served(world: World) -> None:
     assert world.has("late")
 
 
-def test_frozen_recipient_costs_the_others_one_deadline(
+def test_frozen_recipient_costs_the_others_one_pulse(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And when it wakes it gets the rest."""
-    monkeypatch.setattr(recipient, "_CALL_S", 0.3)
+    monkeypatch.setattr(remote, "_PULSE_S", 0.3)
     world.add("b", "c", "d")
 
     def freeze() -> None:
@@ -241,6 +248,17 @@ def test_frozen_recipient_costs_the_others_one_deadline(
     world.nodes["c"].is_frozen = False
     assert world.end(outgoing)["state"] == "done"
     assert all(world.has(name) for name in "bcd")
+
+
+def test_busy_recipient_is_waited_for(world: World) -> None:
+    """It answers other questions meanwhile, and nothing is sent twice."""
+    world.add("b", "c")
+    world.nodes["c"].slow_s = 0.2
+    end = world.send("b", "c")
+
+    assert end["state"] == "done"
+    assert [one["bytes_sent"] for one in end["recipients"]] == [SIZE] * 2
+    assert any(method == "sending" for method, _ in world.nodes["c"].calls)
 
 
 def test_answer_without_sense_ends_it_alone(world: World) -> None:

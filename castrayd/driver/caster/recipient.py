@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from castrayd.driver.caster.remote import Gone, Remote
+from castrayd.driver.caster.remote import Gone, Remote, watched
 from castrayd.driver.caster.roots import FileRefusal
 from castrayd.driver.caster.source import Source
 from castrayd.driver.caster.tally import Tally, standing
@@ -164,9 +164,8 @@ class Recipient:
             life = self._life
             self.tally.send(index)
             try:
-                answer = await self._remote.ask(
-                    "file_take", self._call_s, self._plan["id"], index, digest.hex(), [ref], relay
-                )
+                chunk = (self._plan["id"], index, digest.hex(), [ref], relay)
+                answer = await watched(self._remote, "file_take", self._call_s, *chunk)
             except Gone as gone:
                 self._shake(life, str(gone))
                 return []

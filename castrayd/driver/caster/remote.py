@@ -7,7 +7,11 @@ import pickle
 from concurrent.futures import Executor
 from typing import Any
 
-__all__ = ("Gone", "Remote", "put")
+__all__ = ("Gone", "Remote", "put", "watched")
+
+_QUIET_S = 2.0
+_PULSE_S = 5.0
+"""An actor has threads for this that are never busy; so long a machine may be."""
 
 
 class Gone(Exception):  # noqa: N818  a turn of events
@@ -50,6 +54,25 @@ class Remote:
         except Exception as error:  # noqa: BLE001  whatever Ray raises, there is no answer
             raise Gone(_text(error)) from None
         return dict(found or {})
+
+
+async def watched(remote: Remote, method: str, timeout_s: float, *arguments: Any) -> dict[str, Any]:
+    """Ask as `Remote.ask` for what may take long; one that does nothing at all is Gone much sooner.
+
+    A process that is frozen, or whose host is, answers no other question either.
+    """
+    loop = asyncio.get_running_loop()
+    answer = loop.create_task(remote.ask(method, timeout_s, *arguments))
+    try:
+        while not (await asyncio.wait({answer}, timeout=_QUIET_S))[0]:
+            try:
+                await remote.ask("sending", _PULSE_S, "")
+            except Gone:
+                if not answer.done():
+                    raise
+        return await answer
+    finally:
+        answer.cancel()
 
 
 def put(buffer: Any) -> Any:
