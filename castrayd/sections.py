@@ -174,9 +174,10 @@ class DeadlineSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RootSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[casting.roots.NAME]: a folder that files are read from and written to."""
+    """[casting.roots.NAME]: a folder that files are read from, written to, or both."""
 
     path: Annotated[str, Meta(pattern="^/", description="absolute, on each casting node's host")]
+    read: bool = True
     write: bool = False
 
 

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import anyio
@@ -88,6 +89,48 @@ async def test_what_may_not_be_is_refused(
         assert sent["state"] == "failed"
         assert {part["error"]["type"] for part in sent["recipients"]} == {"path_forbidden"}
         assert not os.path.exists("/etc/x")
+
+
+async def test_roots_are_read_and_written_apart(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """From one that may only be read files go out, into one that may only be written they come."""
+    library, drop = tmp_path / "library", tmp_path / "drop"
+    roots = f'{{library = {{path="{library}"}}, drop = {{path="{drop}", read=false, write=true}}}}'
+    for folder in (library, drop):
+        folder.mkdir()
+    digest = made(f"{library}/book.bin", 3 * MIB + 5)
+    made(f"{drop}/secret.bin", 1000)
+    async with casting(
+        cluster, cluster_python, tmp_path, "--demo-nodes", "2", roots=roots
+    ) as daemon:
+        one, two = await ready(daemon, 2)
+        assert one["roots"] | two["roots"] == {
+            "files": two["roots"]["files"], "library": str(library), "drop": str(drop),
+        }  # fmt: skip
+
+        async def send(source: str, path: str) -> Any:
+            source_of_one = {"node": one["name"], "path": source}
+            body = {"source": source_of_one, "to": [two["name"]], "path": path}
+            done = await ended(daemon, (await daemon.ask("POST", "/api/transfers", body))[1]["id"])
+            error = done["recipients"][0]["error"]
+            return done["state"] if error is None else error["type"]
+
+        assert await send("library:book.bin", "files:book.bin") == "done"
+        assert await send("library:book.bin", "drop:in/book.bin") == "done"
+        assert sha256_of(f"{two['roots']['files']}/book.bin") == digest
+        assert sha256_of(f"{drop}/in/book.bin") == digest
+        assert await send("library:book.bin", "library:copy.bin") == "path_forbidden"
+        assert await send("drop:secret.bin", "files:secret.bin") == "path_forbidden"
+        assert os.listdir(library) == ["book.bin"]
+        assert os.listdir(two["roots"]["files"]) == ["book.bin"]
+
+        listing = f"/api/nodes/{two['name']}/files?path="
+        files = (await daemon.get(f"{listing}library:"))["files"]
+        assert [(f["name"], f["size"]) for f in files] == [("book.bin", 3 * MIB + 5)]
+        for path in ("drop:", "drop:in"):
+            status, answer = await daemon.ask("GET", f"{listing}{path}")
+            assert (status, answer["error"]["type"]) == (403, "path_forbidden")
 
 
 async def test_cancel_and_bandwidth(cluster: RayHead, cluster_python: str, tmp_path: Path) -> None:

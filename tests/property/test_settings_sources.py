@@ -27,7 +27,9 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "ray.discovery": st.lists(st.sampled_from(["raylet", "file", "dns"]), max_size=3),
     "casting.roots": st.dictionaries(
         st.text("abc", min_size=1, max_size=4),
-        st.fixed_dictionaries({"path": WORDS.map("/{}".format), "write": st.booleans()}),
+        st.fixed_dictionaries(
+            {"path": WORDS.map("/{}".format), "read": st.booleans(), "write": st.booleans()}
+        ),
         max_size=2,
     ),
     "casting.disk_reserve_bytes": st.integers(0, 2**40),

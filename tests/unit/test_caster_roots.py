@@ -11,12 +11,13 @@ from castrayd.driver.caster.roots import FileRefusal, Roots
 
 @pytest.fixture
 def roots(tmp_path: Path) -> Roots:
-    for name in ("files", "library"):
+    for name in ("files", "library", "drop"):
         (tmp_path / name).mkdir()
     return Roots(
         {
             "files": {"path": str(tmp_path / "files"), "write": True},
             "library": {"path": str(tmp_path / "library"), "write": False},
+            "drop": {"path": str(tmp_path / "drop"), "read": False, "write": True},
         }
     )
 
@@ -48,6 +49,18 @@ def test_root_for_reading_takes_nothing(roots: Roots, tmp_path: Path) -> None:
     descriptor = roots.open_file("library:a")
     assert os.read(descriptor, 9) == b"text"
     os.close(descriptor)
+
+
+def test_root_for_writing_shows_nothing(roots: Roots, tmp_path: Path) -> None:
+    (tmp_path / "drop" / "a").write_text("text")
+
+    assert _refused(roots, "drop:a") == "path_forbidden"
+    with pytest.raises(FileRefusal, match="nobody may read in root drop"):
+        roots.listing("drop:", 10)
+    assert roots.space("drop:b/c").f_bavail > 0
+    folder, name = roots.open_parent("drop:b/c")
+    os.close(folder)
+    assert (name, (tmp_path / "drop" / "b").is_dir()) == ("c", True)
 
 
 def test_links_are_never_followed(roots: Roots, tmp_path: Path) -> None:

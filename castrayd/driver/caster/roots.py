@@ -69,9 +69,10 @@ def answered(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 class Roots:
-    """The roots of one casting node: `{"name": {"path": "/abs", "write": True}}`.
+    """The roots of one casting node: `{"name": {"path": "/abs", "read": True, "write": True}}`.
 
-    Every method raises FileRefusal: `path_forbidden`, `not_found`, `disk_full` or `internal`.
+    One that says nothing of it may be read, and not written. Every method raises FileRefusal:
+    `path_forbidden`, `not_found`, `disk_full` or `internal`.
     """
 
     def __init__(self, roots: dict[str, dict[str, Any]]) -> None:
@@ -79,7 +80,7 @@ class Roots:
 
     def open_file(self, text: str) -> int:
         """Open a regular file for reading; returns a descriptor, which the caller closes."""
-        folder, leaf = self._parent(text, write=False, make=False)
+        folder, leaf = self._parent(text, "read", make=False)
         try:
             descriptor = os.open(leaf, _FILE, dir_fd=folder)
         except OSError as error:
@@ -96,11 +97,11 @@ class Roots:
 
         Returns its descriptor, which the caller closes, and the file's own name.
         """
-        return self._parent(text, write=True, make=make)
+        return self._parent(text, "write", make=make)
 
     def space(self, text: str) -> os.statvfs_result:
         """Look at the file system that a file would be on, whose folder may not be there yet."""
-        root, names = self._split(text, write=False)
+        root, names = self._split(text, "write")
         for depth in range(len(names) - 1, -1, -1):
             try:
                 folder = self._walk(root, names[:depth], text, make=False)
@@ -119,7 +120,7 @@ class Roots:
 
         Files in progress are not shown. `root:` is the root itself.
         """
-        root, names = self._split(text, write=False)
+        root, names = self._split(text, "read")
         folder = self._walk(root, names, text, make=False)
         try:
             shown = (name for name in os.listdir(folder) if not name.startswith(TEMP_PREFIX))
@@ -130,21 +131,21 @@ class Roots:
             os.close(folder)
         return [entry for entry in found if entry]
 
-    def _parent(self, text: str, *, write: bool, make: bool) -> tuple[int, str]:
-        root, names = self._split(text, write=write)
+    def _parent(self, text: str, right: str, *, make: bool) -> tuple[int, str]:
+        root, names = self._split(text, right)
         if not names:
             raise FileRefusal("path_forbidden", f"{text}: names no file")
         return self._walk(root, names[:-1], text, make=make), names[-1]
 
-    def _split(self, text: str, *, write: bool) -> tuple[str, list[str]]:
-        """Return the root's folder and the names below it, each of them checked."""
+    def _split(self, text: str, right: str) -> tuple[str, list[str]]:
+        """Return the folder of a root with that right, and the names below it, each checked."""
         name, colon, path = text.partition(":")
         root = self._roots.get(name)
         if not colon or root is None:
             known = ", ".join(sorted(self._roots))
             raise FileRefusal("path_forbidden", f"{text!r:.200} names no root of: {known}")
-        if write and not root.get("write"):
-            raise FileRefusal("path_forbidden", f"root {name} is for reading alone")
+        if not root.get(right, right == "read"):
+            raise FileRefusal("path_forbidden", f"nobody may {right} in root {name}")
         names = path.split("/") if path else []
         reason = _why_not(path, names)
         if reason:
