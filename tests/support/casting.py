@@ -24,6 +24,13 @@ node = ray.get_actor("castray:1:" + name)
 print(json.dumps(ray.get(getattr(node, method).remote(*map(json.loads, arguments)))))
 """
 
+_REGISTERED = """
+import ray, sys, time
+ray.init(sys.argv[1], log_to_driver=False, configure_logging=False)
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
+    time.sleep(0.1)
+"""
+
 
 @contextlib.contextmanager
 def cluster_of_four(cluster_python: str, port: int | None = None) -> Iterator[RayHead]:
@@ -31,6 +38,8 @@ def cluster_of_four(cluster_python: str, port: int | None = None) -> Iterator[Ra
     with ray_head(python=cluster_python, port=port) as head:
         for _ in range(3):
             head.start_raylet()
+        # each accepts before the cluster knows it, and demo nodes are spread over those known
+        _run(cluster_python, _REGISTERED, head.address, "4")
         yield head
 
 
@@ -63,10 +72,17 @@ async def _leave_no_node(daemon: Daemon) -> None:
 
 def driven(cluster: RayHead, python: str, name: str, method: str, *arguments: Any) -> Any:
     """Call a casting node by a driver that is none of castrayd's."""
+    return json.loads(
+        _run(python, _DRIVER, cluster.address, name, method, *map(json.dumps, arguments))
+    )
+
+
+def _run(python: str, script: str, *arguments: str) -> bytes:
+    """Run a Ray driver to its end; returns what it prints."""
     environ = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-    command = [python, "-c", _DRIVER, cluster.address, name, method, *map(json.dumps, arguments)]
+    command = [python, "-c", script, *arguments]
     done = subprocess.run(command, env=environ, capture_output=True, timeout=60, check=True)
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def read_independently(cluster: RayHead, python: str, name: str) -> list[dict[str, Any]]:
