@@ -28,7 +28,6 @@ import structlog
 import castrayd
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.service import CastingService
-from castrayd.control.access import AccessPolicy
 from castrayd.control.app import Control, serve, serve_open
 from castrayd.control.bodies import ReloadReply, VersionDocument
 from castrayd.control.socket import answers, claim, loopback
@@ -40,7 +39,7 @@ from castrayd.ledger import Ledger, Wish
 from castrayd.probe.grpc_library import load_grpc
 from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.reload import Reloader
-from castrayd.request import RunRequest, connection_of, socket_path_of, state_dir_of
+from castrayd.request import RunRequest, access_of, connection_of, socket_path_of, state_dir_of
 from castrayd.service import ServiceManager
 from castrayd.settings import Settings, shown
 from castrayd.supervisor.doctor import Doctor
@@ -78,6 +77,8 @@ ATTEMPTS: Final = 200
 """Of earlier lives, that are shown."""
 EXIT_INTERNAL: Final = 70
 EXIT_RUNNING: Final = 73
+EXIT_PASSING: Final = 74
+"""EX_IOERR of sysexits(3): what hinders may mend by itself, and to be started again is right."""
 EXIT_CONFIG: Final = 78
 
 log = structlog.get_logger("castrayd.daemon")
@@ -89,7 +90,7 @@ def run(request: RunRequest) -> int:
         settings, warnings = request.settings()
         return anyio.run(partial(_main, request, settings, warnings), backend="asyncio")
     except SettingsError as error:
-        return _refuse(str(error), EXIT_CONFIG)
+        return _refuse(str(error), EXIT_PASSING if error.passing else EXIT_CONFIG)
     except AlreadyRunningError as error:
         return _refuse(f"castrayd: {error}", EXIT_RUNNING)
 
@@ -178,10 +179,8 @@ class _Daemon:
         self.service.transfers = self.casting.transfers.totals
         self.service.earlier = tuple(_earlier(self.history))
         self.service.connected_at = self.ledger.connected_at()
-        control = settings.control
-        self._access = AccessPolicy.of(
-            control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
-        )
+        self._access = access_of(settings)
+        self._reloading = anyio.Lock()
         self.reloader = Reloader(
             request,
             settings,
@@ -201,7 +200,10 @@ class _Daemon:
     def _show(self, fact: Fact) -> None:
         """Have the service manager show how it stands, where that may have changed."""
         if isinstance(fact, (StateChanged, DesiredChanged, AttemptEnded, NodesChanged)):
-            self.manager.status(headline(self.service.status()))
+            self.manager.status(self._line())
+
+    def _line(self) -> str:
+        return headline(self.service.status())
 
     def _casting_policy(self) -> CastingPolicy:
         casting = self.reloader.settings.casting
@@ -259,12 +261,13 @@ class _Daemon:
             if scraped is not None:
                 tasks.start_soon(serve_open, control, scraped, name="metrics")
             self._greet()
-            self.manager.ready(headline(self.service.status()))
+            self.manager.ready(self._line())
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
                 work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
                 work.start_soon(self.casting.run, self.request.demo_nodes, name="casting")
                 work.start_soon(_load_soon, name="load-grpc")
+                work.start_soon(self.manager.keep_shown, self._line, name="status")
                 work.start_soon(
                     self.manager.watch, self.supervisor.turn, self._answers, name="watchdog"
                 )
@@ -307,12 +310,12 @@ class _Daemon:
 
     async def reload(self) -> ReloadReply:
         """Take the settings as they are now, and have the service manager wait for it."""
-        self.manager.reloading()
-        try:
-            return await self.reloader.reload()
-        finally:
-            if not self.supervisor.snapshot.stopping:  # which is the last word
-                self.manager.ready(headline(self.service.status()))
+        async with self._reloading:
+            self.manager.reloading()
+            try:
+                return await self.reloader.reload()
+            finally:
+                self.manager.ready(self._line())
 
     async def _reload_by_signal(self) -> None:
         """Do the same where nobody waits for the answer: the log tells it."""

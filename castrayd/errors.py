@@ -417,10 +417,14 @@ class SettingsProblem:
 class SettingsError(CastraydError):
     """Raised when settings are unusable; holds every problem found."""
 
-    def __init__(self, source: str, problems: tuple[SettingsProblem, ...]) -> None:
+    def __init__(
+        self, source: str, problems: tuple[SettingsProblem, ...], *, passing: bool = False
+    ) -> None:
         super().__init__(source, problems)
         self.source = source
         self.problems = problems
+        self.passing = passing
+        """Whether it may mend by itself, as a full disk does: then a restart is worth it."""
 
     def __str__(self) -> str:
         return "\n".join(f"{self.source}: {p.path}: {p.message}" for p in self.problems)

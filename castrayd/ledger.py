@@ -7,6 +7,7 @@ one begun; one that is newer than this code is refused. A lock beside the file k
 from sharing one identity.
 """
 
+import errno
 import os
 import sqlite3
 import threading
@@ -43,6 +44,10 @@ _MIGRATIONS: Final = (
     "CREATE TABLE records (kind TEXT, key TEXT, body BLOB, PRIMARY KEY (kind, key)) WITHOUT ROWID",
 )
 """What makes each version of the file out of the one before; never changed, only added to."""
+PASSING: Final = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENFILE, errno.EMFILE}
+)
+"""What hinders now and need not hinder later, unlike a folder that is not there or not ours."""
 SCHEMA: Final = len(_MIGRATIONS)
 
 
@@ -83,7 +88,8 @@ class Ledger:
             yield
         except (OSError, sqlite3.OperationalError) as error:
             problem = SettingsProblem("daemon.state_dir", str(error))
-            raise SettingsError(str(self.path), (problem,)) from error
+            passing = not isinstance(error, OSError) or error.errno in PASSING
+            raise SettingsError(str(self.path), (problem,), passing=passing) from error
 
     def _open(self) -> sqlite3.Connection:
         try:

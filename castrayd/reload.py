@@ -5,8 +5,6 @@
 
 from collections.abc import Callable
 
-import anyio
-
 from castrayd.control.bodies import ReloadReply
 from castrayd.core import events as e
 from castrayd.core.cluster import Place
@@ -44,26 +42,25 @@ class Reloader:
         self._publisher = publisher
         self._clock = clock
         self._warn = warn
-        self._one = anyio.Lock()
 
     async def reload(self) -> ReloadReply:
-        """Take the settings as they are now. Raises `SettingsError` and then changes nothing."""
-        async with self._one:
-            new, warnings = await READS.run(self._request.settings)
-            keys, restart = changed(self.settings, new)
-            connection = connection_of(self._request, new)
-            reconnect, place = await self._fit(connection)
-            if "log.level" in keys:  # else one that a request has moved stays
-                self._level.set(new.log.level)
-            self.settings = new
-            self._supervisor.configure(connection)
-            self._warn(warnings)
-            now_s = self._clock.monotonic()
-            await self._supervisor.ask(
-                e.ConfigReloaded(now_s, reconnect, place.rank, place.fallback)
-            )
-            self._renew()
-            reconnect = reconnect and self._supervisor.snapshot.wants_attempts
+        """Take the settings as they are now; one at a time.
+
+        Raises `SettingsError` and then changes nothing.
+        """
+        new, warnings = await READS.run(self._request.settings)
+        keys, restart = changed(self.settings, new)
+        connection = connection_of(self._request, new)
+        reconnect, place = await self._fit(connection)
+        if "log.level" in keys:  # else one that a request has moved stays
+            self._level.set(new.log.level)
+        self.settings = new
+        self._supervisor.configure(connection)
+        self._warn(warnings)
+        now_s = self._clock.monotonic()
+        await self._supervisor.ask(e.ConfigReloaded(now_s, reconnect, place.rank, place.fallback))
+        self._renew()
+        reconnect = reconnect and self._supervisor.snapshot.wants_attempts
         self._publisher.publish(ConfigReloaded(keys, reconnect))
         return ReloadReply(list(keys), reconnect, list(restart))
 

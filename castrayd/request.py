@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from castrayd.control.access import AccessPolicy
 from castrayd.control.paths import default_socket_path
+from castrayd.control.socket import faults
 from castrayd.errors import SettingsError, SettingsProblem
 from castrayd.probe.discovery import Discovery
 from castrayd.session.guard import ray_temp_dir
 from castrayd.settings import Settings, load
 from castrayd.supervisor.connection import Connection
 
-__all__ = ("RunRequest", "connection_of", "socket_path_of", "state_dir_of")
+__all__ = ("RunRequest", "access_of", "connection_of", "socket_path_of", "state_dir_of")
 
 
 def _working_dir() -> str:
@@ -41,8 +43,27 @@ class RunRequest:
     """Where the daemon was started; it may be gone when a reload asks."""
 
     def settings(self) -> tuple[Settings, tuple[str, ...]]:
-        """Load the settings as they are now, with warnings. Raises `SettingsError`."""
-        return load(self.config, self.environ, self.overrides)
+        """Load the settings as they are now, with warnings; what passes can be started with.
+
+        Raises `SettingsError`.
+        """
+        settings, warnings = load(self.config, self.environ, self.overrides)
+        problems = [*faults(socket_path_of(self, settings), settings.metrics.listen)]
+        try:
+            access_of(settings)
+        except SettingsError as error:
+            problems += error.problems
+        if problems:
+            raise SettingsError(str(self.config or "settings"), tuple(problems))
+        return settings, warnings
+
+
+def access_of(settings: Settings) -> AccessPolicy:
+    """Say who may do what. Raises `SettingsError`."""
+    control = settings.control
+    return AccessPolicy.of(
+        control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
+    )
 
 
 def connection_of(request: RunRequest, settings: Settings) -> Connection:

@@ -18,9 +18,13 @@ __all__ = ("ServiceManager",)
 
 log = structlog.get_logger("castrayd.service")
 
-PINGS: Final = 3
+PINGS: Final = 4
 """So many pings in the time that the watchdog allows: one may be late without harm."""
+AGAIN_S: Final = 0.2
 LINE_BYTES: Final = 1024
+SHOWN_S: Final = 2.0
+WAIT_S: Final = 1.0
+"""For room in the manager's queue, with what it must hear: without READY it ends us."""
 
 
 class ServiceManager:
@@ -29,28 +33,38 @@ class ServiceManager:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
         self._watchdog_s = _watchdog_s(environ) if self._address else None
+        self._said = ""
+        self._stopping = False
 
     def ready(self, status: str) -> None:
         """Say that the socket answers; also after `reloading`."""
-        self._tell("READY=1", f"STATUS={_line(status)}")
+        if not self._stopping:
+            self._said = status
+            self._tell("READY=1", f"STATUS={_line(status)}", wait_s=WAIT_S)
 
     def status(self, text: str) -> None:
-        """Say in a line how it stands: `systemctl status` shows it."""
-        self._tell(f"STATUS={_line(text)}")
+        """Say in a line how it stands, where that is news: `systemctl status` shows it."""
+        if text != self._said and not self._stopping:
+            self._said = text
+            self._tell(f"STATUS={_line(text)}")
 
     def reloading(self) -> None:
         """Say that settings are being read; `ready` must follow."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}")  # one datagram, else it is lost
+        if not self._stopping:  # one datagram, else it is lost
+            self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}", wait_s=WAIT_S)
 
     def stopping(self, within_s: float) -> None:
-        """Say that the end has begun, and how long it may take, in seconds."""
-        self._tell("STOPPING=1", "STATUS=stopping", f"EXTEND_TIMEOUT_USEC={within_s * 1e6:.0f}")
+        """Say that the end has begun, and how long it may take, in seconds; the last word."""
+        self._stopping = True
+        extended = f"EXTEND_TIMEOUT_USEC={within_s * 1e6:.0f}"
+        self._tell("STOPPING=1", "STATUS=stopping", extended, wait_s=WAIT_S)
 
     async def watch(self, *proofs: Callable[[], Awaitable[None]]) -> None:
         """Ping the watchdog whenever every proof of life has returned; until cancelled.
 
-        A proof that does not return, or raises OSError, keeps the ping back: then systemd ends us.
+        A proof that does not return, or raises OSError, keeps the ping back and is asked for again
+        at once; while none comes, systemd counts, and ends us.
         """
         if self._watchdog_s is None:
             return
@@ -63,20 +77,28 @@ class ServiceManager:
             except (TimeoutError, OSError) as error:
                 message = f"no sign of life: {error!r}"
                 log.error(message)
+                await anyio.sleep(min(AGAIN_S, pause_s))
             else:
                 self._tell("WATCHDOG=1")
-            await anyio.sleep(pause_s)
+                await anyio.sleep(pause_s)
 
-    def _tell(self, *lines: str) -> None:
-        """Send one datagram; never waits and never raises."""
+    async def keep_shown(self, line: Callable[[], str]) -> None:
+        """Say again and again how it stands, where nobody tells when that is news."""
+        while self._address:
+            await anyio.sleep(SHOWN_S)
+            self.status(line())
+
+    def _tell(self, *lines: str, wait_s: float = 0.0) -> None:
+        """Send one datagram; never raises, and waits no longer than it is worth."""
         if not self._address:
             return
         address = f"\0{self._address[1:]}" if self._address[0] == "@" else self._address
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, _DATAGRAM) as sender:
+            sender.settimeout(wait_s)
             sender.sendto("\n".join(lines).encode(), address)
 
 
-_DATAGRAM: Final = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+_DATAGRAM: Final = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:

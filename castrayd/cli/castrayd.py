@@ -101,7 +101,8 @@ def run(
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the settings.
 
-    Exit codes: 0 stopped, 70 a bug, 73 another one runs already, 78 bad configuration.
+    Exit codes: 0 stopped, 70 a bug, 73 another one runs already, 74 a full disk or the like, 78
+    bad configuration.
     """
     faulthandler.enable()  # what a watchdog ends says where it hung
     gc.disable()  # an import makes no garbage: to look for it costs a tenth of the start
@@ -148,16 +149,11 @@ def _check_address(address: str | None) -> None:
 @_CONFIG
 def check_config(config: Path | None) -> None:
     """Check the settings as `run` would read them; names every problem, and then exits 78."""
-    from castrayd.control.access import AccessPolicy  # noqa: PLC0415
     from castrayd.errors import SettingsError  # noqa: PLC0415
-    from castrayd.settings import load  # noqa: PLC0415
+    from castrayd.request import RunRequest  # noqa: PLC0415
 
     try:
-        settings, warnings = load(config, os.environ, {})
-        control = settings.control
-        AccessPolicy.of(
-            control.write_groups, control.read_groups, own_uid_writes=control.own_uid_writes
-        )
+        _, warnings = RunRequest(config).settings()
     except SettingsError as error:
         click.echo(str(error), err=True)
         raise SystemExit(EXIT_CONFIG) from None

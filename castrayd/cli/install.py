@@ -8,6 +8,7 @@ there are none, units where they differ.
 import os
 import pwd
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,19 +60,34 @@ def install_units(
         raise click.UsageError("--user is that user's own: it takes no --run-as")
     if not (for_user or dry_run or prefix != Path("/") or os.geteuid() == 0):
         raise click.UsageError("needs root; or --user, for the user's own systemd")
-    account = "" if for_user else run_as or _owner_of_raylet() or USER
-    if account and prefix == Path("/") and not dry_run and not remove:
+    live = prefix == Path("/")
+    account = "" if for_user else run_as or _account(look=live)
+    if account and live and not dry_run and not remove:
         _must_exist(account)
     files = [*(_user_files() if for_user else _system_files(account))]
     files = [_File(prefix / one.path.relative_to("/"), one.text, one.ours) for one in files]
-    live = prefix == Path("/") and not dry_run
     if remove:
-        _remove(files, live, dry_run, for_user)
+        _remove(files, live and not dry_run, dry_run, for_user)
         return
     for one in files:
         _put(one, dry_run)
-    if live:
+    if live and not dry_run:
         _after(account, for_user)
+
+
+def _account(*, look: bool) -> str:
+    """Choose the service's user: as it is installed, whose raylet runs here, one of its own."""
+    if not look:
+        return USER
+    installed = SYSTEM / UNITS[0]
+    if installed.is_file():
+        for line in installed.read_text().splitlines():
+            if line.startswith("User="):
+                return line.removeprefix("User=")
+    return _owner_of_raylet() or USER
+
+
+SYSTEM: Final = Path("/etc/systemd/system")
 
 
 def _system_files(account: str) -> Iterator[_File]:
@@ -79,14 +95,18 @@ def _system_files(account: str) -> Iterator[_File]:
         text = _fitted(_shipped(name)).replace(f"User={USER}\n", f"User={account}\n")
         if account == "root":
             text = text.replace(*_SEES_ROOTS_RAYLET)
-        yield _File(Path("/etc/systemd/system") / name, text)
+        yield _File(SYSTEM / name, text)
     if account == USER:
-        yield _File(Path("/etc/sysusers.d/castrayd.conf"), _shipped("sysusers.conf"))
+        yield _File(SYSUSERS, _shipped("sysusers.conf"))
     yield _File(Path("/etc/tmpfiles.d/castrayd.conf"), _shipped("tmpfiles.conf"))
     yield _File(Path("/etc/castrayd/castrayd.toml"), _shipped("castrayd.toml"), ours=False)
+    for name in EXAMPLES:
+        yield _File(Path("/usr/local/share/doc/castrayd") / name, _shipped(f"examples/{name}"))
     yield from _manuals(Path("/usr/local/share/man"))
 
 
+SYSUSERS: Final = Path("/etc/sysusers.d/castrayd.conf")
+EXAMPLES: Final = ("local-start.conf", "notify-reload.conf", "ray-temp-dir.conf", "token.conf")
 _SEES_ROOTS_RAYLET: Final = ("CapabilityBoundingSet=\n", "CapabilityBoundingSet=CAP_SYS_PTRACE\n")
 """What a process with every right runs is seen by one with this right alone, root or not."""
 
@@ -117,18 +137,36 @@ def _shipped(name: str) -> str:
 
 def _fitted(unit: str) -> str:
     """Name the commands of this very installation."""
-    scripts = sysconfig.get_path("scripts")
-    return unit.replace("/usr/bin/castray", f"{scripts}/castray")
+    return unit.replace("/usr/bin/castray", f"{_scripts()}/castray")
+
+
+def _scripts() -> Path:
+    """Find the folder of our commands: that of this one, else the interpreter's."""
+    places = [Path(sys.argv[0]).absolute().parent, Path(sysconfig.get_path("scripts"))]
+    for place in places:
+        if all(os.access(place / name, os.X_OK) for name in ("castrayd", "castrayctl")):
+            return place
+    raise click.ClickException(f"no castrayd and castrayctl in {places[0]} or {places[1]}")
 
 
 def _owner_of_raylet() -> str | None:
-    """Name the one user whose raylets run here; None when there are none."""
-    from castrayd.probe.local_node import raylets  # noqa: PLC0415
+    """Name the one user whose raylets run here; None when there are none.
 
-    owners = {raylet.uid for raylet in raylets()}
-    if len(owners) > 1:
-        raise click.UsageError("raylets of several users run here: say whose with --run-as")
-    return pwd.getpwuid(owners.pop()).pw_name if owners else None
+    Only one that listens on its socket counts: any process may call itself a raylet.
+    """
+    from castrayd.probe.local_node import raylets, try_socket  # noqa: PLC0415
+
+    owners = {raylet.uid: raylet.pid for raylet in raylets() if try_socket(raylet) is None}
+    if not owners:
+        return None
+    try:
+        ((uid, pid),) = owners.items()
+        name = pwd.getpwuid(uid).pw_name
+    except (ValueError, KeyError):
+        whose = ", ".join(f"uid {uid}: pid {pid}" for uid, pid in owners.items())
+        raise click.UsageError(f"say whose raylet with --run-as ({whose})") from None
+    _say("found", f"raylet {pid} of user {name}")
+    return name
 
 
 def _must_exist(account: str) -> None:
@@ -141,17 +179,31 @@ def _must_exist(account: str) -> None:
 
 
 def _put(one: _File, dry_run: bool) -> None:  # noqa: FBT001
-    there = one.path.read_text() if one.path.exists() else None
-    if there is not None and not one.ours:
+    there = one.path.read_text() if one.path.is_file() else None
+    if one.path.is_symlink():
+        _say("kept", f"{one.path} (a link: masked, or somebody's own)")
+    elif there is not None and not one.ours:
         _say("kept", one.path)
     elif there == one.text:
         _say("same", one.path)
     elif dry_run:
         _say("would write", one.path)
     else:
-        one.path.parent.mkdir(parents=True, exist_ok=True)
-        one.path.write_text(one.text)
+        _write(one.path, one.text)
         _say("wrote", one.path)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write it whole or not at all, to be read by everybody whatever the umask."""
+    for folder in reversed(path.parents):
+        if not folder.exists():
+            folder.mkdir()
+            folder.chmod(0o755)
+    new = path.with_name(f".{path.name}.new")
+    new.unlink(missing_ok=True)
+    new.write_text(text)
+    new.chmod(0o644)
+    new.replace(path)
 
 
 def _say(did: str, what: object) -> None:
@@ -160,15 +212,23 @@ def _say(did: str, what: object) -> None:
 
 def _remove(files: list[_File], live: bool, dry_run: bool, for_user: bool) -> None:  # noqa: FBT001
     if live:
-        _systemctl(for_user, "disable", "--now", "castrayd.service")
-    for one in files:
-        if not one.path.exists():
-            continue
+        for verb, *units in _ENDS:
+            _systemctl(for_user, verb, *units, must=False)
+    if not for_user:
+        files.append(_File(files[0].path.parents[3] / SYSUSERS.relative_to("/"), ""))
+    for one in {one.path: one for one in files if one.path.exists()}.values():
         if one.ours and not dry_run:
             one.path.unlink()
         _say(("would remove" if dry_run else "removed") if one.ours else "kept", one.path)
     if live:
         _systemctl(for_user, "daemon-reload")
+
+
+_ENDS: Final = (
+    ("stop", "castrayd-online.target", "castrayd-wait-online.service", "castrayd.service",
+     "castrayd@*.service"),
+    ("disable", "castrayd.service", "castrayd@.service"),
+)  # fmt: skip
 
 
 def _after(account: str, for_user: bool) -> None:  # noqa: FBT001
@@ -181,13 +241,13 @@ def _after(account: str, for_user: bool) -> None:  # noqa: FBT001
     click.echo(f"next: systemctl{scope} enable --now castrayd{who}")
 
 
-def _systemctl(for_user: bool, *words: str) -> None:  # noqa: FBT001
+def _systemctl(for_user: bool, *words: str, must: bool = True) -> None:  # noqa: FBT001
     if Path("/run/systemd/system").is_dir():
-        _run("systemctl", *(["--user"] if for_user else []), *words)
+        _run("systemctl", *(["--user"] if for_user else []), *words, must=must)
 
 
-def _run(*command: str) -> None:
+def _run(*command: str, must: bool = True) -> None:
     _say("ran", " ".join(command))
     done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
-    if done.returncode:
+    if done.returncode and must:
         raise click.ClickException(f"{command[0]}: {done.stderr.strip()}")

@@ -19,7 +19,7 @@ from castrayd.control.door import Door
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.lockfile import hold
 
-__all__ = ("BACKLOG", "answers", "claim", "loopback")
+__all__ = ("BACKLOG", "answers", "claim", "faults", "loopback")
 
 MAX_PATH_BYTES: Final = 107
 """sun_path of unix(7), less the terminating zero."""
@@ -33,8 +33,8 @@ def claim(path: Path) -> Iterator[socket.socket]:
     Everybody may connect: who may do what is decided by the peer's credentials. Raises
     `AlreadyRunningError`, and `SettingsError` for a path that cannot be used.
     """
-    if len(os.fsencode(path)) > MAX_PATH_BYTES:
-        raise _unusable(path, f"longer than {MAX_PATH_BYTES} bytes")
+    if problems := tuple(faults(path, None)):
+        raise SettingsError("control socket", problems)
     try:
         _make_folder(path.parent)
         lock = hold(path)
@@ -52,20 +52,27 @@ def claim(path: Path) -> Iterator[socket.socket]:
         os.close(lock)
 
 
+def faults(path: Path, listen: str | None) -> Iterator[SettingsProblem]:
+    """Yield what can be known to be wrong with the places to listen at before they are tried."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
+        yield SettingsProblem(str(path), f"longer than {MAX_PATH_BYTES} bytes")
+    if listen is not None:
+        try:
+            _place(listen)
+        except (ValueError, OverflowError) as error:
+            yield SettingsProblem("metrics.listen", f"{listen!r}: {error}")
+
+
 @contextmanager
 def loopback(text: str | None) -> Iterator[socket.socket | None]:
     """Listen on `ip:port` of this host alone; None for None. Raises `SettingsError`."""
     if text is None:
         yield None
         return
-    host, _, port = text.rpartition(":")
     try:
-        _only_loopback(host.strip("[]"))
-        listener = socket.create_server(
-            (host.strip("[]"), int(port)),
-            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            reuse_port=False,
-        )
+        host, port = _place(text)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family, reuse_port=False)
     except (OSError, ValueError, OverflowError) as error:
         why = getattr(error, "strerror", None) or str(error)
         problem = SettingsProblem("metrics.listen", f"{text!r}: {why}")
@@ -86,10 +93,16 @@ async def answers(path: Path) -> None:
             await stream.receive()
 
 
-def _only_loopback(ip: str) -> None:
-    """Refuse what others than this host could ask. Raises ValueError."""
+def _place(text: str) -> tuple[str, int]:
+    """Take `ip:port` apart. Raises ValueError, also for what others than this host could ask."""
+    host, _, port = text.rpartition(":")
+    ip = host.strip("[]")
     if not ip_address(ip).is_loopback:
         raise ValueError("no loopback address")
+    number = int(port)
+    if not 0 <= number < 2**16:
+        raise ValueError("no port")
+    return ip, number
 
 
 def _make_folder(folder: Path) -> None:

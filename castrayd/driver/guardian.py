@@ -2,7 +2,8 @@
 
 Ray's agents outlive their raylet by a minute, and each local start leaves a folder. This waits
 for the end of its standard input, which is the daemon's word or the daemon's death, then kills
-the session's process group and removes the session's folder. One path for both.
+the session's process group and removes the session's folder. One path for both. A service manager
+that kills the daemon kills this too: the next one removes what was left.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ def main(group: int, temp_dir: str, before: list[str]) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    _sweep(temp_dir)
     told = b""
     while data := os.read(0, 4096):
         told += data
+        _mark(told.decode())
     folders = [told.decode()] if told else _folders(temp_dir, group, before)
     for _ in range(50):
         left = _kill(group, folders)
@@ -38,6 +41,25 @@ def main(group: int, temp_dir: str, before: list[str]) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
     _tidy(temp_dir, folders)
+
+
+MARK = "castrayd"
+"""Lies in the folder of a cluster that castrayd has started."""
+
+
+def _mark(folder: str) -> None:
+    with contextlib.suppress(OSError), open(os.path.join(folder, MARK), "wb"):
+        pass
+
+
+def _sweep(temp_dir: str) -> None:
+    """Remove what an earlier guardian could not: one that was killed with its whole service."""
+    for name in _listed(temp_dir):
+        folder = os.path.join(temp_dir, name)
+        with contextlib.suppress(OSError):
+            ours = os.lstat(os.path.join(folder, MARK)).st_uid == os.geteuid()
+            if ours and not os.path.islink(folder) and not _of_cluster([folder]):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _folders(temp_dir: str, group: int, before: list[str]) -> list[str]:

@@ -91,8 +91,16 @@ def slow_transfer(host: Machine, name: str) -> str:
             f"chown ray {folder['files']}/{name}")  # fmt: skip
     sending = ("file", "send", f"here:files:{name}", "--to", "there", "--bandwidth", "10000000")
     number = ctl(host, *sending, "--detach")["id"]
-    until(lambda: ctl(host, "transfer", "show", number)["bytes_verified"], 20, "its first bytes")
+    until(lambda: ctl(host, "transfer", "show", number)["bytes_verified"] > 50_000_000, 30, "half")
     return str(number)
+
+
+def actors(host: Machine) -> list[str]:
+    """The pids of the processes that are casting nodes."""
+    lines = host.do("ps", "ax", "-ww", "-o", "pid,args").splitlines()
+    found = sorted(line.split()[0] for line in lines if "ray::Caster" in line)
+    assert found
+    return found
 
 
 def wait_done(host: Machine, number: str) -> None:
@@ -102,7 +110,7 @@ def wait_done(host: Machine, number: str) -> None:
     one = ctl(host, "transfer", "show", number)
     assert one["state"] == "done", one
     assert one["recipients"][0]["sha256"] == one["sha256"]
-    assert one["recipients"][0]["bytes_sent"] <= one["bytes_total"] * 1.7, "sent again"
+    assert one["recipients"][0]["bytes_sent"] <= one["bytes_total"] * 1.25, "sent again"
 
 
 def test_starts_without_ray_and_attaches_when_it_comes(service: Machine) -> None:
@@ -174,14 +182,12 @@ def test_another_user_than_the_raylets_is_told_what_to_do(service: Machine) -> N
 def test_a_daemon_that_is_killed_comes_back_with_its_nodes_and_transfers(service: Machine) -> None:
     start(service)
     number = slow_transfer(service, "killed")
-    before = {n["name"]: n["inbox"] for n in ctl(service, "node", "list")["nodes"]}
+    before = actors(service)
     service.sh(f"kill -KILL {show(service)['MainPID']}")
     wait_unit(service, "a restart", lambda known: known["NRestarts"] == "1")
     wait_state(service, "connected")
     wait_done(service, number)
-    after = {n["name"]: n["inbox"] for n in ctl(service, "node", "list")["nodes"]}
-    assert before.keys() == after.keys()
-    assert all(after[name]["seq"] >= before[name]["seq"] for name in before if "seq" in after[name])
+    assert actors(service) == before  # the very processes
 
 
 def test_a_frozen_daemon_is_ended_by_the_watchdog(service: Machine) -> None:

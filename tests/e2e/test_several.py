@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import build_wheel, install
-from tests.e2e.test_service import slow_transfer, start, wait_done
+from tests.e2e.test_service import actors, slow_transfer, start, wait_done
 from tests.support.administrator import HEAD, ctl, drop_in, journal, show, start_head, wait_state
 from tests.support.machine import Machine
 from tests.support.processes import until
@@ -77,7 +77,7 @@ def test_who_may_read_write_or_nothing(service: Machine) -> None:
 def test_an_upgrade_in_the_middle_of_a_transfer_loses_nothing(service: Machine) -> None:
     start(service)
     number = slow_transfer(service, "upgraded")
-    seen = {"node": ctl(service, "node", "show", "there"), "status": ctl(service, "status")}
+    before, seen = actors(service), ctl(service, "status")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         install(service, build_wheel(Path(folder), "9.9.9"))
     assert "wrote" not in service.do("castrayd", "install-units", "--run-as", "ray").replace(
@@ -87,9 +87,9 @@ def test_an_upgrade_in_the_middle_of_a_transfer_loses_nothing(service: Machine) 
     service.do("systemctl", "restart", "castrayd")
     status = wait_state(service, "connected")
     assert status["daemon"]["version"] == "9.9.9"
-    assert status["daemon"]["id"] == seen["status"]["daemon"]["id"]
+    assert status["daemon"]["id"] == seen["daemon"]["id"]
     wait_done(service, number)
-    assert ctl(service, "node", "show", "there")["ray_node_id"] == seen["node"]["ray_node_id"]
+    assert actors(service) == before
     service.do("systemctl", "stop", "castrayd")
 
 
@@ -120,3 +120,22 @@ def test_another_temp_dir_of_ray(service: Machine) -> None:
     service.do("systemctl", "start", "castrayd")
     wait_state(service, "connected")
     service.do("systemctl", "stop", "castrayd", "head")
+
+
+def test_a_cluster_started_by_the_service_itself(service: Machine) -> None:
+    """With the drop-in for it, as the raylet's user; killed with it, and its folder swept later."""
+    service.sh(
+        "rm -rf /tmp/ray /etc/systemd/system/castrayd.service.d; rm /etc/castrayd/environment"
+    )
+    example = Path("systemd/examples/local-start.conf").read_text().partition("[Service]\n")[2]
+    more = "Environment=CASTRAYD_RAY__ALLOW_LOCAL_START=true CASTRAYD_RAY__DISCOVERY=[]"
+    drop_in(service, f"{example}\n{more}")
+    service.do("systemctl", "start", "castrayd")
+    assert wait_state(service, "connected")["address"]["source"] == "local"
+    first = service.do("ls", "-d", "/tmp/ray/session_2*").strip()
+    service.sh(f"kill -KILL {show(service)['MainPID']}")
+    until(lambda: show(service)["NRestarts"] == "1", 20, "a restart")
+    assert wait_state(service, "connected")["address"]["source"] == "local"
+    until(lambda: service.run("test", "-e", first).returncode, 10, "the first one's folder to go")
+    service.do("systemctl", "stop", "castrayd")
+    assert service.run("sh", "-c", "ls -d /tmp/ray/session_2*").returncode != 0

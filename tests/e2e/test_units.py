@@ -18,8 +18,9 @@ EXPOSURE = 18
 def test_machine_does_not_boot_where_it_would_empty_this_ones_folders(own: str) -> None:
     kept = [line for line in BOOT.splitlines() if not line.endswith(f'tmpfs "$R/{own}"')]
     assert len(kept) == len(BOOT.splitlines()) - 1
-    with pytest.raises(AssertionError), machine("\n".join(kept)):
+    with pytest.raises(AssertionError) as failed, machine("\n".join(kept)):
         pass
+    assert "has ended before systemd began" in str(failed.value)
 
 
 def test_they_are_shown_installed_kept_and_removed(host: Machine) -> None:
@@ -35,19 +36,39 @@ def test_they_are_shown_installed_kept_and_removed(host: Machine) -> None:
     assert "wrote" not in again
     assert "kept         /etc/castrayd/castrayd.toml" in again
 
-    host.do("systemctl", "enable", "--now", "castrayd")
+    host.do("systemctl", "enable", "--now", "castrayd", "castrayd@a")
     gone = host.do("castrayd", "install-units", "--run-as", "ray", "--remove")
     assert "removed      /etc/systemd/system/castrayd@.service" in gone
     assert host.do("cat", "/etc/castrayd/castrayd.toml").endswith("# mine\n")
     assert show(host)["LoadState"] == "not-found"
     left = host.do("ps", "ax", "-ww", "-o", "args")
     assert "castrayd run" not in left
-    assert host.do("find", "/etc/systemd", "/usr/local/share/man", "-name", "castray*") == ""
+    assert host.do("find", "/etc/systemd", "/usr/local/share", "-name", "castray*.*") == ""
+    host.do("castrayd", "install-units", "--run-as", "ray", "--remove")  # again is no fault
+
+
+def test_an_upgrade_keeps_the_user_and_modes_are_everybodys_to_read(host: Machine) -> None:
+    host.sh("umask 077; castrayd install-units --run-as ray")
+    assert host.do("stat", "-c", "%a", "/etc/castrayd") == "755\n"
+    assert host.do("stat", "-c", "%a", "/etc/castrayd/castrayd.toml") == "644\n"
+    again = host.do("castrayd", "install-units")  # with no raylet there
+    assert "wrote" not in again
+    assert "(as user ray)" in again
+    host.do("castrayd", "install-units", "--remove")
+
+
+def test_a_stranger_that_calls_itself_a_raylet_is_not_asked(host: Machine) -> None:
+    words = "--raylet_socket_name=/tmp/none --gcs-address=127.0.0.1:1 --cluster-id=00 --node_id=00"
+    host.sh(f"cp /bin/sleep /tmp/raylet; setpriv --reuid=stranger --clear-groups sh -c "
+            f"'exec /tmp/raylet 300 {words}' >/dev/null 2>&1 & sleep 0.3")  # fmt: skip
+    assert "(as user castrayd)" in host.do("castrayd", "install-units")
+    host.do("castrayd", "install-units", "--remove")
 
 
 def test_without_a_raylet_they_are_for_a_user_of_their_own(host: Machine) -> None:
     host.do("castrayd", "install-units")
     host.do("systemctl", "start", "castrayd")
+    assert host.run("castrayd", "run").returncode == 73
     assert host.do("stat", "-c", "%U %a", "/var/lib/castrayd") == "castrayd 700\n"
     assert ctl(host, "status")["error"]["type"] == "no_cluster_found"
     host.do("castrayd", "install-units", "--remove")

@@ -122,12 +122,12 @@ async def test_full_disk_below_the_state_ends_nothing(tmp_path: Path) -> None:
 
 
 async def test_start_on_a_full_disk_is_refused_in_words(tmp_path: Path) -> None:
-    """There is no ledger without a page for it: exit 78, the folder named, and no stack."""
+    """There is no ledger without a page for it: exit 74, the folder named, and no stack."""
     with _small_disk(tmp_path / "disk", "16k") as disk:
         _fill(disk)
         async with running_daemon(f"--state-dir={disk}", launch=False) as daemon:
             daemon.launch()
-            assert await daemon.exit_code() == 78
+            assert await daemon.exit_code() == 74
             assert "daemon.state_dir" in daemon.log_text()
             assert "Traceback" not in daemon.log_text()
             daemon.forget()

@@ -248,7 +248,11 @@ class Daemon:
         # what a session said last may well be a traceback; a stack of ours has a key of its own
         bugs = '"exception.type":', '"castray.internal"', "\nTraceback"
         assert not [sign for sign in bugs if sign in self.log_text()], self.log_text()[-4000:]
-        refused = self.process.returncode in {73, 78}  # a start that is refused writes for a person
+        refused = self.process.returncode in {
+            73,
+            74,
+            78,
+        }  # a start that is refused writes for a person
         if not refused and not any(one.startswith("--log-format=") for one in self._arguments):
             self.logs()
 

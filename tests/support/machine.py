@@ -85,8 +85,8 @@ class Machine:
         until(self._is_up, BOOT_S, "systemd as the first process")
 
     def _first(self) -> bool:
+        self._still_boots()
         assert self._outer is not None
-        assert self._outer.poll() is None, self.said()
         if _name(self._outer.pid) != "unshare":
             return False
         children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children").read_text()
@@ -94,11 +94,14 @@ class Machine:
         return self._pid > 0
 
     def _is_up(self) -> bool:
-        assert self._outer is not None
-        assert self._outer.poll() is None, self.said()
+        self._still_boots()
         if _name(self._pid) != "systemd":
             return False
         return self.run("systemctl", "is-system-running").stdout.strip() in {"running", "degraded"}
+
+    def _still_boots(self) -> None:
+        assert self._outer is not None
+        assert self._outer.poll() is None, f"has ended before systemd began: {self.said()}"
 
     def said(self) -> str:
         """What booting has said."""

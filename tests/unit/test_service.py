@@ -1,7 +1,9 @@
 """What systemd is told, word by word, on a socket of the test's own."""
 
+import itertools
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +103,55 @@ async def test_no_ping_without_proof(listener: Listener, tmp_path: Path) -> None
     with anyio.move_on_after(0.2):
         await _watched(tmp_path).watch(_nothing, refused)
     assert listener.datagrams() == []
+
+
+async def test_one_proof_that_is_late_costs_a_ping_and_no_more(
+    listener: Listener, tmp_path: Path
+) -> None:
+    """Systemd must hear of us within its time, however one proof has stalled."""
+    calls = 0
+    pinged: list[float] = []
+
+    async def proof() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            await anyio.sleep_forever()
+
+    async def listen() -> None:
+        while True:
+            pinged.extend(anyio.current_time() for _ in listener.datagrams())
+            await anyio.sleep(0.01)
+
+    with anyio.move_on_after(3):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await _watched(tmp_path, WATCHDOG_USEC="1000000").watch(proof)
+    gaps = [later - before for before, later in itertools.pairwise(pinged)]
+    assert calls > 4
+    assert max(gaps) < 0.9, gaps
+
+
+def test_what_must_be_heard_waits_for_room(listener: Listener, tmp_path: Path) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
+    for number in range(1000):
+        manager.status(str(number))  # until nothing more fits, and those are dropped
+    heard: list[str] = []
+    drained = threading.Timer(0.2, lambda: heard.extend(listener.datagrams()))
+    drained.start()
+    manager.ready("now")
+    drained.join()
+    assert "READY=1\nSTATUS=now" in (*heard, *listener.datagrams())
+
+
+def test_nothing_is_said_after_the_end_has_begun(listener: Listener, tmp_path: Path) -> None:
+    manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
+    manager.stopping(1)
+    manager.status("connected")
+    manager.reloading()
+    manager.ready("connected")
+    (only,) = listener.datagrams()
+    assert only.startswith("STOPPING=1")
 
 
 @pytest.mark.parametrize(
