@@ -75,6 +75,7 @@ class RecipientErrorType(StrEnum):
     TIMED_OUT = "timed_out"
     """Nothing is known: it may have come."""
     INBOX_FULL = "inbox_full"
+    ID_REUSED = "id_reused"
     DISK_FULL = "disk_full"
     SOURCE_CHANGED = "source_changed"
     CHECKSUM_MISMATCH = "checksum_mismatch"
@@ -82,6 +83,7 @@ class RecipientErrorType(StrEnum):
     PATH_FORBIDDEN = "path_forbidden"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    """It died in the middle: what was asked of it may have been done."""
     INTERNAL = "internal"
 
 

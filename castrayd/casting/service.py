@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any, Final
 
 import anyio
-from msgspec import structs
+import msgspec
 
 from castrayd.casting.documents import CastDocument, PartDocument, TransferDocument
 from castrayd.casting.groups import Groups
@@ -95,7 +95,8 @@ class CastingService:
     ) -> CastDocument:
         """Send a message to whom it is meant for, and return the receipts.
 
-        Raises `ApiError`: `not_connected`, `not_found` for an unknown group, `too_large`.
+        Raises `ApiError`: `not_connected`, `not_found` for an unknown group, `bad_request`,
+        `too_large`, `busy`.
         """
         self.link.attachment()
         if self._messages is None:
@@ -210,7 +211,7 @@ class CastingService:
         answer = await self._asked(
             name, "read", since, limit, acknowledge, wait_s, timeout_s=wait_s + READ_S
         )
-        return list(answer["messages"])
+        return [{**message, "body": _json(message["body"])} for message in answer["messages"]]
 
     async def follow(
         self, name: str, since: int, *, acknowledge: bool
@@ -228,6 +229,7 @@ class CastingService:
         self, name: str, since: int, *, acknowledge: bool
     ) -> AsyncIterator[Mapping[str, Any]]:
         while True:
+            began_s = monotonic()
             try:
                 found = await self.read(
                     name, since, BATCH, acknowledge=acknowledge, wait_s=FOLLOW_S
@@ -235,6 +237,8 @@ class CastingService:
             except ApiError:
                 await anyio.sleep(AGAIN_S)
                 continue
+            if not found and monotonic() - began_s < AGAIN_S:
+                await anyio.sleep(AGAIN_S)  # too many wait there already
             for message in found:
                 yield message
                 since = message["seq"]
@@ -247,7 +251,7 @@ class CastingService:
         async def fill(node: NodeDocument) -> None:
             names = self.nodes.on(node.node_id)
             use = await self.host(names[0]) if names and node.alive else None
-            found[node.node_id] = structs.replace(node, casting_nodes=names, use=use)
+            found[node.node_id] = msgspec.structs.replace(node, casting_nodes=names, use=use)
 
         async with anyio.create_task_group() as tasks:
             for node in nodes:
@@ -271,3 +275,11 @@ class CastingService:
                 raise ApiError(ApiErrorType.NOT_FOUND, message) from error
             message = f"{name} does not answer: {error.message}"
             raise ApiError(ApiErrorType.BUSY, message) from error
+
+
+def _json(text: str) -> msgspec.Raw | str:
+    """Return a body to be shown as it was sent; what is no JSON to others is shown as text."""
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        return text

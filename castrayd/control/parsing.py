@@ -97,6 +97,8 @@ async def body(request: web.Request, kind: type[_T]) -> _T:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         raise _bad(message, _field(message, path.rstrip("`"))) from error
+    except RecursionError as error:
+        raise _bad("nested too deeply", "body") from error  # nothing else may nest at all
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"no JSON: {error}"
         raise ApiError(ApiErrorType.BAD_REQUEST, message) from error

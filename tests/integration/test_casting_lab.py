@@ -125,7 +125,7 @@ def test_messages_and_datagrams_cross_hosts(
     for address in (two["address"], "10.77.0.255"):
         third.output(sys.executable, "-c", SAY, address, str(two["port"]))
     read = json.loads(fourth.output(cluster_python, "-c", READER, hosts.address, *names))
-    bodies = {name: [m["body"] for m in found] for name, found in read.items()}
+    bodies = {name: [json.loads(m["body"]) for m in found] for name, found in read.items()}
     assert bodies == {
         names[0]: [], names[1]: ["to all", "by udp", "by udp"],
         names[2]: ["to all"], names[3]: ["to all"],

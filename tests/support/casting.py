@@ -88,7 +88,7 @@ def _run(python: str, script: str, *arguments: str) -> bytes:
 def read_independently(cluster: RayHead, python: str, name: str) -> list[dict[str, Any]]:
     """Read an inbox by a driver that is none of castrayd's."""
     answer = driven(cluster, python, name, "read", 0, 100, False, 0.0)
-    return list(answer["messages"])
+    return [{**one, "body": json.loads(one["body"])} for one in answer["messages"]]
 
 
 async def ready(daemon: Daemon, count: int) -> list[dict[str, Any]]:

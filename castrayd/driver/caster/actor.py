@@ -6,14 +6,13 @@ have one thread: what is sent in order is taken in order.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sqlite3
 from typing import Any
 
 from castrayd.driver.caster.host import Host
-from castrayd.driver.caster.inbox import Inbox
+from castrayd.driver.caster.inbox import WAITING_READERS, Inbox
 from castrayd.driver.caster.incoming import Incoming, default_reserve
 from castrayd.driver.caster.outgoing import Outgoing
 from castrayd.driver.caster.roots import Roots, answered
@@ -24,8 +23,8 @@ __all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster", "actor_name")
 
 PROTOCOL = 1
 """Of the methods and what they take; part of every actor's name."""
-GROUPS = {"control": 4, "messages": 1, "read": 16, "data": 8}
-"""Threads by group of methods."""
+GROUPS = {"control": 4, "messages": 1, "read": WAITING_READERS + 4, "data": 8}
+"""Threads by group of methods. Readers that wait leave some to those that only look."""
 METHODS = {
     "control": ("describe", "host", "datagram", "files", "send", "sending", "cancel_sending"),
     "data": ("file_begin", "file_take", "file_finish", "file_abandon"),
@@ -33,10 +32,6 @@ METHODS = {
     "read": ("read",),
 }
 """Which method runs in which group."""
-_READ_BYTES = 4 * 1024 * 1024
-"""At most so much goes out in one read of the inbox."""
-
-
 _ENDED_KEPT = 100
 """Transfers that have ended, and can still be asked about."""
 
@@ -111,16 +106,9 @@ class Caster:
             return [f"refused: {error}"] * len(messages)
 
     def read(self, since: int, limit: int, acknowledge: bool, wait_s: float) -> dict[str, Any]:  # noqa: FBT001
-        """Return messages after `since`; see `Inbox.read`. Never more than fits the wire."""
+        """Return messages after `since`, each body as JSON; see `Inbox.read`."""
         found = self._inbox.read(since, limit, acknowledge=acknowledge, wait_s=wait_s)
-        size = 0
-        kept: list[dict[str, Any]] = []
-        for message in found["messages"]:
-            size += len(json.dumps(message))
-            if kept and size > _READ_BYTES:
-                break
-            kept.append(message)
-        return {"messages": kept}
+        return {"messages": found}
 
     def datagram(self, host: str, port: int, text: str) -> str | None:
         """Send one datagram from this node's port; returns why not, or None when it is off."""

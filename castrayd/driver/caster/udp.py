@@ -1,7 +1,8 @@
 """A casting node's UDP port, for programs without Ray: what comes in goes to the inbox.
 
 It listens on the node's own address and on the broadcast addresses of that network, and answers
-nobody. What the inbox has no room for is counted there.
+nobody. What the inbox has no room for is counted there, and so is what nests too deeply: a reader
+would have to follow it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ __all__ = ("UdpPort",)
 
 _SIOCGIFADDR, _SIOCGIFBRDADDR = 0x8915, 0x8919
 MAX_DATAGRAM = 65_535
+MAX_DEPTH = 100
+"""Of lists and objects within each other, as in a cast of the daemon."""
 
 
 class UdpPort:
@@ -54,7 +57,12 @@ class UdpPort:
     def _take(self, one: Any) -> None:
         data, peer = one.recvfrom(MAX_DATAGRAM)
         sender = f"udp:{peer[0]}:{peer[1]}"
-        self._inbox.accept([(uuid.uuid4().hex, sender, json.dumps(_read(data)))])
+        try:
+            body = json.dumps(_read(data))
+        except RecursionError:
+            self._inbox.refuse()
+        else:
+            self._inbox.accept([(uuid.uuid4().hex, sender, body)])
 
     def send(self, host: str, port: int, data: bytes) -> None:
         """Hand a datagram to the network, from this port; to a broadcast address too."""
@@ -90,12 +98,24 @@ def _broadcast_of(address: str) -> str:
 
 
 def _read(data: bytes) -> Any:
-    """Return what a datagram says: JSON where it is that, else text, else its bytes."""
+    """Return what a datagram says: JSON where it is that, else text, else its bytes.
+
+    Raises RecursionError for what nests too deeply.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return {"base64": base64.b64encode(data).decode()}
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except ValueError:
         return text
+    if _is_deep(value, MAX_DEPTH):
+        raise RecursionError
+    return value
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (left < 1 or any(_is_deep(one, left - 1) for one in value))
