@@ -38,7 +38,13 @@ TOLD_S: Final = 1.0
 ASK_S: Final = 10.0
 STOP_S: Final = 3.0
 """What the nodes may take each to hear of a cancellation: somebody waits for it."""
-_SILENT: Final = frozenset({RecipientErrorType.UNREACHABLE, RecipientErrorType.TIMED_OUT})
+_SILENT: Final = frozenset(
+    {
+        RecipientErrorType.UNREACHABLE,
+        RecipientErrorType.TIMED_OUT,
+        RecipientErrorType.INTERRUPTED,
+    }
+)
 
 log = structlog.get_logger("castrayd.casting")
 

@@ -1,10 +1,11 @@
 """Calls to casting nodes, through the session that is attached at the moment."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from castrayd.errors import ErrorType
 from castrayd.refusals import ApiError, ApiErrorType, RecipientError
+from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
 
@@ -43,11 +44,18 @@ class Link:
     async def call(self, name: str, method: str, *arguments: Any, timeout_s: float) -> Any:  # noqa: ANN401
         """Call a method of a casting node.
 
-        Raises `RecipientError`: `unreachable`, or `timed_out`, after which it may still happen.
+        Raises `RecipientError`: `unreachable` where nothing has gone out to it; after any other
+        it may have happened, or still happen.
         """
         return await self._ask(
             "cast.call", timeout_s, name=name, method=method, arguments=list(arguments)
         )
+
+    async def deliver(self, name: str, rows: Sequence[Row], timeout_s: float) -> list[str]:
+        """Hand messages to a casting node; returns an outcome for each. Raises as `call` does."""
+        session = self.attachment().session
+        outcomes: list[str] = _value(await session.deliver(name, rows, timeout_s=timeout_s))
+        return outcomes
 
     async def describe(self, name: str) -> dict[str, Any]:
         """Return what a casting node says of itself."""
@@ -69,7 +77,10 @@ class Link:
 
     async def _ask(self, op: str, timeout_s: float, **arguments: Any) -> Any:  # noqa: ANN401
         session = self.attachment().session
-        answer = await session.cast(op, timeout_s=timeout_s, **arguments)
-        if (error := answer.get("error")) is not None:
-            raise RecipientError(error["type"], error["message"])
-        return answer["value"]
+        return _value(await session.cast(op, timeout_s=timeout_s, **arguments))
+
+
+def _value(answer: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    if (error := answer.get("error")) is not None:
+        raise RecipientError(error["type"], error["message"])
+    return answer["value"]

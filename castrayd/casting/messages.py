@@ -9,22 +9,26 @@ import json
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from castrayd.casting.documents import CastDocument, Outcome, Receipt
+from castrayd.casting.documents import CastDocument, Outcome
+from castrayd.casting.letters import Cast, Letter, Room, next_batch
 from castrayd.casting.link import Link
-from castrayd.refusals import ApiError, ApiErrorType, RecipientError
+from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
 
 __all__ = ("MAX_BODY_BYTES", "Messages")
 
 MAX_BODY_BYTES: Final = 64 * 1024
-BATCH: Final = 200
-BATCH_BYTES: Final = 1024 * 1024
+MAX_DEPTH: Final = 100
+"""Of lists and objects within each other: readers have to follow it."""
+UNDER_WAY: Final = 64 * 1024 * 1024
+"""Characters in all calls at once: the driver has a copy for each of them."""
+LETTERS: Final = 100_000
+"""Without a receipt, to all recipients; a cast that would make them more is refused."""
 WAITING: Final = 10_000
 """For one recipient; what is more is refused, for nobody would wait for it."""
 RETRY_S: Final = 0.2
@@ -34,29 +38,15 @@ UDP: Final = "udp:"
 """Before `HOST:PORT`: a program without Ray, or a broadcast address."""
 
 
-@dataclass(slots=True, eq=False)
-class _Letter:
-    """A message on its way to one recipient."""
-
-    id: str
-    sender: str
-    body: str
-    began_s: float
-    due_s: float
-    retries: int
-    """How many are left."""
-    tried: int = 0
-    receipt: Receipt | None = None
-    done: anyio.Event = field(default_factory=anyio.Event)
-
-
 class Messages:
     """All casts of one daemon; `tasks` is where its deliveries run."""
 
     def __init__(self, link: Link, tasks: TaskGroup) -> None:
         self._link = link
         self._tasks = tasks
-        self._queues: dict[str, deque[_Letter]] = {}
+        self._queues: dict[str, deque[Letter]] = {}
+        self._room = Room(UNDER_WAY)
+        self._letters = 0
 
     async def cast(  # noqa: PLR0913  a message has these
         self,
@@ -70,124 +60,113 @@ class Messages:
     ) -> CastDocument:
         """Send to every recipient at once, and wait for every receipt, or the deadline.
 
-        Raises `ApiError`: `not_connected`, `too_large`. Cancelled, it leaves what is on its way.
+        Raises `ApiError`: `not_connected`, `bad_request`, `too_large`, `busy`. Cancelled, it
+        leaves what is on its way.
         """
         self._link.attachment()
-        text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
-        if len(text.encode(errors="surrogatepass")) > MAX_BODY_BYTES:
-            message = f"a message has at most {MAX_BODY_BYTES} bytes; send a file instead"
-            raise ApiError(ApiErrorType.TOO_LARGE, message, field="body")
-        id_, began_s = message_id or uuid.uuid4().hex, monotonic()
-        letters = [
-            (name, _Letter(id_, sender, text, began_s, began_s + timeout_s, retries))
-            for name in recipients
-        ]
-        for name, letter in letters:
-            if name.startswith(UDP):
-                self._tasks.start_soon(self._datagram, name, letter, name=f"datagram-{id_}")
+        if self._letters + len(recipients) > LETTERS:
+            raise ApiError(ApiErrorType.BUSY, f"{self._letters} receipts are waited for already")
+        row = (message_id or uuid.uuid4().hex, sender, _text(body))
+        one = Cast(row, recipients, timeout_s=timeout_s, retries=retries)
+        for letter in one.letters:
+            if letter.name.startswith(UDP):
+                self._tasks.start_soon(self._datagram, letter, name=f"datagram-{row[0]}")
             else:
-                self._post(name, letter)
-        with anyio.move_on_after(timeout_s):
-            for _, letter in letters:
-                await letter.done.wait()
-        late = f"no receipt within {timeout_s:g} s"
-        receipts = [one.receipt or _receipt(one, name, "timed_out", late) for name, one in letters]
-        return _document(id_, receipts)
-
-    async def _datagram(self, name: str, letter: _Letter) -> None:
-        """Have the sender's node send it by UDP, of which nobody confirms the arrival."""
-        host, _, port = name.removeprefix(UDP).rpartition(":")
-        arguments = (host.strip("[]"), int(port) if port.isdigit() else 0, letter.body)
-        timeout_s = letter.due_s - monotonic()
+                self._post(letter)
+        self._letters += len(one.letters)
         try:
-            refused = await self._link.call(
-                letter.sender, "datagram", *arguments, timeout_s=timeout_s
-            )
-        except (RecipientError, ApiError) as error:
-            _settle(letter, name, "unreachable", f"the sender's node: {error.message}")
-        else:
-            _settle(letter, name, "refused" if refused else "sent", refused)
+            return await one.wait()
+        finally:
+            self._letters -= len(one.letters)
 
-    def _post(self, name: str, letter: _Letter) -> None:
+    async def _datagram(self, letter: Letter) -> None:
+        """Have the sender's node send it by UDP, of which nobody confirms the arrival."""
+        _, sender, body = letter.cast.row
+        host, _, port = letter.name.removeprefix(UDP).rpartition(":")
+        arguments = (host.strip("[]"), int(port) if port.isdigit() else 0, body)
+        timeout_s = letter.cast.due_s - monotonic()
+        try:
+            refused = await self._link.call(sender, "datagram", *arguments, timeout_s=timeout_s)
+        except (RecipientError, ApiError) as error:
+            outcome: Outcome = "timed_out" if _may_have_come(error) else "unreachable"
+            letter.settle(outcome, f"the sender's node: {error.message}")
+        else:
+            letter.settle("refused" if refused else "sent", refused)
+
+    def _post(self, letter: Letter) -> None:
+        name = letter.name
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = deque()
             self._tasks.start_soon(self._serve, name, queue, name=f"messages-{name}")
         if len(queue) >= WAITING:
-            _settle(letter, name, "refused", f"{WAITING} messages wait for it already")
+            letter.settle("refused", f"{WAITING} messages wait for it already")
         else:
             queue.append(letter)
 
-    async def _serve(self, name: str, queue: deque[_Letter]) -> None:
+    async def _serve(self, name: str, queue: deque[Letter]) -> None:
         """Send what waits for one recipient until nothing does."""
         while queue:
-            batch = _next_batch(queue)
-            if batch:
-                again = await self._send(name, batch)
-                queue.extendleft(reversed(again))
-                if again:
-                    await anyio.sleep(min(RETRY_MAX_S, RETRY_S * 2 ** again[0].tried))
+            await self._room.wait()
+            batch = next_batch(queue)
+            size = sum(len(letter.cast.row[2]) for letter in batch)
+            self._room.take(size)
+            again = await self._send(name, batch) if batch else []
+            self._room.take(-size)
+            queue.extendleft(reversed(again))
+            if again:
+                await anyio.sleep(min(RETRY_MAX_S, RETRY_S * 2 ** again[0].tried))
         del self._queues[name]
 
-    async def _send(self, name: str, batch: list[_Letter]) -> list[_Letter]:
+    async def _send(self, name: str, batch: list[Letter]) -> list[Letter]:
         """Make one call; returns what is to be sent again."""
-        timeout_s = max(letter.due_s for letter in batch) - monotonic()
-        rows = [[letter.id, letter.sender, letter.body] for letter in batch]
+        timeout_s = max(letter.cast.due_s for letter in batch) - monotonic()
+        rows = [letter.cast.row for letter in batch]
         try:
-            outcomes = await self._link.call(name, "deliver", rows, timeout_s=timeout_s)
-        except RecipientError as error:
-            return _failed(name, batch, error)
-        except ApiError as error:  # the attachment has ended
-            return _failed(name, batch, RecipientError("unreachable", error.message))
+            outcomes = await self._link.deliver(name, rows, timeout_s)
+        except (RecipientError, ApiError) as error:
+            return _failed(batch, error)
         for letter, outcome in zip(batch, outcomes, strict=True):
             if outcome == "delivered":
-                _settle(letter, name, "delivered", None)
+                letter.settle("delivered", None)
             else:
-                _settle(letter, name, "refused", outcome)
+                letter.settle("refused", outcome)
         return []
 
 
-def _next_batch(queue: deque[_Letter]) -> list[_Letter]:
-    """Take what goes out together; what nobody waits for any more is left out."""
-    batch: list[_Letter] = []
-    size, now_s = 0, monotonic()
-    while queue and len(batch) < BATCH:
-        size += len(queue[0].body)
-        if batch and size > BATCH_BYTES:
-            break
-        letter = queue.popleft()
-        if letter.due_s > now_s:
-            batch.append(letter)
-    return batch
+def _text(body: Any) -> str:  # noqa: ANN401
+    """Return a body as JSON, as it goes through session and node, unread. Raises `ApiError`."""
+    if _is_deep(body, MAX_DEPTH):
+        message = f"lists and objects may be at most {MAX_DEPTH} deep"
+        raise ApiError(ApiErrorType.BAD_REQUEST, message, field="body")
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    if len(text.encode(errors="surrogatepass")) > MAX_BODY_BYTES:
+        message = f"a message has at most {MAX_BODY_BYTES} bytes; send a file instead"
+        raise ApiError(ApiErrorType.TOO_LARGE, message, field="body")
+    return text
 
 
-def _failed(name: str, batch: list[_Letter], error: RecipientError) -> list[_Letter]:
+def _is_deep(value: Any, left: int) -> bool:  # noqa: ANN401
+    if isinstance(value, dict):
+        value = list(value.values())
+    return isinstance(value, list) and (left < 1 or any(_is_deep(one, left - 1) for one in value))
+
+
+def _failed(batch: list[Letter], error: RecipientError | ApiError) -> list[Letter]:
     """Settle what is not to be repeated; returns the rest, each with one repetition less."""
-    outcome: Outcome = error.type if error.type in _OUTCOMES else "unreachable"  # type: ignore[assignment]
     again = []
     for letter in batch:
-        if letter.retries > 0 and letter.due_s > monotonic():
+        if _may_have_come(error):
+            letter.outcome = "timed_out"
+        if letter.retries > 0 and letter.cast.due_s > monotonic():
             letter.retries -= 1
             letter.tried += 1
             again.append(letter)
         else:
-            _settle(letter, name, outcome, error.message)
+            letter.settle(letter.outcome, error.message)
     return again
 
 
-_OUTCOMES: Final = frozenset(get_args(Outcome))
-
-
-def _settle(letter: _Letter, name: str, outcome: Outcome, error: str | None) -> None:
-    letter.receipt = _receipt(letter, name, outcome, error)
-    letter.done.set()
-
-
-def _receipt(letter: _Letter, name: str, outcome: Outcome, error: str | None) -> Receipt:
-    return Receipt(name, outcome, round(monotonic() - letter.began_s, 6), error)
-
-
-def _document(id_: str, receipts: Sequence[Receipt]) -> CastDocument:
-    delivered = sum(receipt.outcome == "delivered" for receipt in receipts)
-    failed = sum(receipt.outcome not in {"delivered", "sent"} for receipt in receipts)
-    return CastDocument(id_, delivered, failed, receipts)
+def _may_have_come(error: RecipientError | ApiError) -> bool:
+    """Whether something went out before the error; an `ApiError` says that nothing is attached."""
+    return not isinstance(error, ApiError) and error.type is not RecipientErrorType.UNREACHABLE

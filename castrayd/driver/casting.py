@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
+
+from castrayd.driver.caster.remote import awaited
 
 __all__ = ("PREFIX", "Casting")
 
@@ -18,16 +20,26 @@ PREFIX = "cast."
 """Of the operations that come here."""
 
 Answer = dict[str, Any]
+Work = Coroutine[Any, Any, Answer]
+
+
+class _NotFoundError(Exception):
+    """Raised where a node cannot even be asked: nothing has gone out to it."""
 
 
 class Casting:
-    """One per driver. `submit` never waits; `answer` is called from this thread, once a request."""
+    """One per driver. `submit` never waits; `answer` is called from this thread.
 
-    def __init__(self) -> None:
+    It is given the id of what is answered: of a request, or of one call of `cast.deliver`.
+    """
+
+    def __init__(self, answer: Callable[[int, Answer], None]) -> None:
+        self._answer = answer
         self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._handles: dict[str, Any] = {}
         self._actor: Any = None
-        self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Answer]]] = {
+        self._operations: dict[str, Callable[[dict[str, Any]], Work]] = {
             "cast.place": self._place,
             "cast.remove": self._remove,
             "cast.names": self._names,
@@ -35,16 +47,32 @@ class Casting:
         }
         threading.Thread(target=self._loop.run_forever, name="casting", daemon=True).start()
 
-    def submit(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
-        """Perform a request and give its answer, whatever Ray raises."""
-        asyncio.run_coroutine_threadsafe(self._perform(request, answer), self._loop)
+    def submit(self, request: dict[str, Any]) -> None:
+        """Perform a request and have it answered, whatever Ray raises."""
+        begin = self._deliver if request["op"] == "cast.deliver" else self._begin
+        self._loop.call_soon_threadsafe(begin, request)
 
-    async def _perform(self, request: dict[str, Any], answer: Callable[[Answer], None]) -> None:
+    def _begin(self, request: dict[str, Any]) -> None:
+        self._start(request["id"], self._operations[request["op"]](request))
+
+    def _deliver(self, request: dict[str, Any]) -> None:
+        """Hand messages to many nodes; all calls go out before any is awaited."""
+        rows = request["rows"]
+        for id_, name, which, timeout_s in request["calls"]:
+            arguments = [[rows[number] for number in which]]
+            self._start(id_, self._asked(name, "deliver", arguments, timeout_s))
+
+    def _start(self, id_: int, work: Work) -> None:
+        task = self._loop.create_task(self._perform(id_, work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _perform(self, id_: int, work: Work) -> None:
         try:
-            result = await self._operations[request["op"]](request)
+            result = await work
         except BaseException as error:  # noqa: BLE001  every request is answered
             result = _failure(error)
-        answer(result)
+        self._answer(id_, result)
 
     async def _place(self, request: dict[str, Any]) -> Answer:
         """Make a node where there is none of its name; describe the one that is there then."""
@@ -106,25 +134,38 @@ class Casting:
         return {"value": sorted(one.removeprefix(mine) for one in found if one.startswith(mine))}
 
     async def _call(self, request: dict[str, Any]) -> Answer:
-        actor = _actor_name(request["name"])
-        if actor not in self._handles:
-            import ray  # noqa: PLC0415
-
-            self._handles[actor] = await asyncio.to_thread(ray.get_actor, actor)
         arguments, timeout_s = request["arguments"], request["timeout_s"]
-        return await self._ask(actor, request["method"], arguments, timeout_s)
+        return await self._asked(request["name"], request["method"], arguments, timeout_s)
+
+    async def _asked(
+        self, name: str, method: str, arguments: list[Any], timeout_s: float
+    ) -> Answer:
+        actor = _actor_name(name)
+        if actor not in self._handles:
+            self._handles[actor] = await asyncio.to_thread(_found, actor)
+        return await self._ask(actor, method, arguments, timeout_s)
 
     async def _ask(self, actor: str, method: str, arguments: list[Any], timeout_s: float) -> Answer:
         """Call a method of a node. A handle that has failed is looked up anew the next time."""
         handle = self._handles[actor]
         try:
             reference = getattr(handle, method).remote(*arguments)
-            future = asyncio.wrap_future(reference.future())
-            return {"value": await asyncio.wait_for(future, timeout_s)}
+            return {"value": await asyncio.wait_for(awaited(reference), timeout_s)}
         except BaseException:
             if self._handles.get(actor) is handle:
                 del self._handles[actor]
             raise
+
+
+def _found(actor: str) -> Any:
+    import ray  # noqa: PLC0415
+
+    try:
+        return ray.get_actor(actor)
+    except ValueError:
+        raise _NotFoundError("there is no such casting node") from None
+    except Exception as error:
+        raise _NotFoundError(f"{type(error).__name__}: {error}") from error
 
 
 def _actor_name(name: str) -> str:
@@ -134,21 +175,22 @@ def _actor_name(name: str) -> str:
 
 
 def _failure(error: BaseException) -> Answer:
-    """Say what became of the node that was asked: `unreachable`, `timed_out` or `internal`.
+    """Say what became of the node that was asked.
 
-    A call that was under way when its node became unavailable may have been carried out.
+    It is `unreachable` where nothing went out to it. A call that was under way may have been
+    carried out, however it failed: `timed_out`, `interrupted` where the node has died, `internal`.
     """
     from ray.exceptions import ActorUnavailableError, RayActorError  # noqa: PLC0415
 
     match error:
+        case _NotFoundError():
+            kind, text = "unreachable", str(error)
         case asyncio.TimeoutError():
             kind, text = "timed_out", "no answer in time"
         case ActorUnavailableError():
             kind, text = "timed_out", "it became unavailable"
         case RayActorError():
-            kind, text = "unreachable", str(error)
-        case ValueError():  # ray.get_actor
-            kind, text = "unreachable", "there is no such casting node"
+            kind, text = "interrupted", str(error)
         case _:
             kind, text = "internal", f"{type(error).__name__}: {error}"
     return {"error": {"type": kind, "message": " ".join(text.split())[:500]}}

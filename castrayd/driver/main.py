@@ -80,9 +80,8 @@ class Child:
     def _cast(self, request: dict[str, Any]) -> None:
         """Hand a request to casting, which waits for nobody and is made when it is needed."""
         if self._casting is None:
-            self._casting = Casting()
-        answered = {"id": request["id"]}
-        self._casting.submit(request, lambda answer: self._wire.write({**answered, "ok": answer}))
+            self._casting = Casting(lambda id_, ok: self._wire.write({"id": id_, "ok": ok}))
+        self._casting.submit(request)
 
     def _perform(self, request: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"id": request["id"]}

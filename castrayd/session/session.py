@@ -7,7 +7,7 @@ always the same: the wire is closed, and soon after the whole process group is k
 
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from castrayd.core.candidates import Address
 from castrayd.core.cluster import ClusterFacts, Node
 from castrayd.core.states import Mode
 from castrayd.errors import AttachError, ErrorType, Fault, Phase, described, redacted
+from castrayd.session.bundle import Bundle, Row
 from castrayd.session.driver_log import driver_log
 from castrayd.session.guard import Guard, ray_temp_dir
 from castrayd.session.launch import LaunchSpec
@@ -58,6 +59,7 @@ class NodesPush:
 class _Pending:
     """A request without its answer yet."""
 
+    id: int
     done: anyio.Event = field(default_factory=anyio.Event)
     answer: dict[str, Any] = field(default_factory=dict)
 
@@ -84,6 +86,7 @@ class Session:
         """Whether an attach was answered: what waits behind one that hangs only takes time."""
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
+        self._bundle = Bundle(self._write)
         self._beat: _Pending | None = None
         self._greeted = anyio.Event()
         self._gone = anyio.Event()
@@ -251,13 +254,21 @@ class Session:
                 pending.done.set()
 
     def _send(self, op: str, arguments: Mapping[str, Any]) -> _Pending:
+        pending = self._expect()
+        self._write({"id": pending.id, "op": op, **arguments})
+        return pending
+
+    def _expect(self) -> _Pending:
+        """Return a new request; without a process it is answered already, by nothing."""
         self._last_id += 1
-        pending = self._pending[self._last_id] = _Pending()
+        pending = self._pending[self._last_id] = _Pending(self._last_id)
         if self._gone.is_set() or self._wire is None:
             pending.done.set()
-        else:
-            self._wire.write({"id": self._last_id, "op": op, **arguments})
         return pending
+
+    def _write(self, frame: dict[str, Any]) -> None:
+        if self._wire is not None and not self._gone.is_set():
+            self._wire.write(frame)
 
     async def _request(self, op: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401
         pending = self._send(op, arguments)
@@ -337,8 +348,19 @@ class Session:
 
         The driver keeps the deadline; what it does not answer at all soon after is `timed_out`.
         """
+        pending = self._send(op, {**arguments, "timeout_s": timeout_s})
+        return await self._told(pending, timeout_s)
+
+    async def deliver(self, name: str, rows: Sequence[Row], *, timeout_s: float) -> dict[str, Any]:
+        """Hand messages to a casting node; as `cast`, in a frame with what is for others."""
+        pending = self._expect()
+        self._bundle.add(pending.id, name, rows, timeout_s)
+        return await self._told(pending, timeout_s)
+
+    async def _told(self, pending: _Pending, timeout_s: float) -> dict[str, Any]:
         with anyio.move_on_after(timeout_s + LATE_S):
-            answer = await self._request(op, timeout_s=timeout_s, **arguments)
+            await pending.done.wait()
+            answer = pending.answer
             if not answer:
                 return _lost(f"session {self.pid} has ended")
             if error := answer.get("error"):

@@ -7,7 +7,7 @@ import pickle
 from concurrent.futures import Executor
 from typing import Any
 
-__all__ = ("Gone", "Remote", "put", "watched")
+__all__ = ("Gone", "Remote", "awaited", "put", "watched")
 
 _QUIET_S = 2.0
 _PULSE_S = 5.0
@@ -48,7 +48,7 @@ class Remote:
             raise Gone("not found yet")
         try:
             answer = getattr(self._handle, method).remote(*arguments)
-            found = await asyncio.wait_for(_awaited(answer), timeout_s)
+            found = await asyncio.wait_for(awaited(answer), timeout_s)
         except ray.exceptions.RayTaskError as error:
             return {"error": {"type": "internal", "message": _text(error)}}
         except Exception as error:  # noqa: BLE001  whatever Ray raises, there is no answer
@@ -85,7 +85,7 @@ def put(buffer: Any) -> Any:
         return None
 
 
-def _awaited(answer: Any) -> "asyncio.Future[Any]":
+def awaited(answer: Any) -> "asyncio.Future[Any]":
     """Return a future of this loop. Ray's own fails noisily once it is cancelled, or its loop."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
