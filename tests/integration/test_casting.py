@@ -1,5 +1,6 @@
 """Casting nodes and messages on a real cluster of four nodes whose Python has no castrayd."""
 
+import io
 import json
 import os
 import signal
@@ -106,9 +107,11 @@ async def test_inbox_that_is_full_says_so_and_recovers(
         assert [await send(n) for n in range(3)] == ["delivered", "delivered", "inbox_full"]
         inbox = (await daemon.get("/api/nodes/small/messages"))["messages"]
         assert [m["body"] for m in inbox] == [1, 0, 1]
-        assert (await daemon.get("/api/nodes/small"))["inbox"]["waiting"] <= 3
+        full = driven(cluster, cluster_python, "small", "describe")["inbox"]
+        assert (full["waiting"], full["capacity"], full["refused"]) == (3, 3, 1)
         last = inbox[-1]["seq"]
         await daemon.get(f"/api/nodes/small/messages?since={last}&ack")
+        assert driven(cluster, cluster_python, "small", "describe")["inbox"]["waiting"] == 0
         assert await send("again") == "delivered"
 
 
@@ -130,6 +133,108 @@ async def test_inbox_is_followed(cluster: RayHead, cluster_python: str, tmp_path
                     assert json.loads(await stream.content.readline())["body"] == 1
                     await daemon.ask("POST", "/api/messages", {"to": ["told"], "body": 2})
                     assert json.loads(await stream.content.readline())["body"] == 2
+
+
+async def test_id_is_its_senders_and_of_one_message(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """What one sender has sent under an id hides no other's, and no other message of its own."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "ids"})
+
+        async def send(who: str, body: str) -> Any:
+            message = {"to": ["ids"], "from": who, "body": body, "id": "1"}
+            _, cast = await daemon.ask("POST", "/api/messages", message)
+            return cast["receipts"][0]
+
+        for who in ("a", "b", "a"):
+            assert (await send(who, f"by {who}"))["outcome"] == "delivered"
+        reused = await send("a", "another")
+        assert (reused["outcome"], reused["error"]) == ("refused", "id_reused")
+        inbox = (await daemon.get("/api/nodes/ids/messages"))["messages"]
+        assert [(m["from"], m["body"]) for m in inbox] == [("a", "by a"), ("b", "by b")]
+
+
+async def test_body_comes_out_as_it_went_in_or_is_refused(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """By request and by datagram; one that nests too deeply leaves the inbox readable."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        _, node = await daemon.ask("POST", "/api/nodes", {"name": "deep", "port": 0})
+        deepest = json.loads("[" * 100 + "]" * 100)
+        bodies = [deepest, 2**70, 1e300, None, "\u4f60 \U0001f600 \u2028", {"a": [{"b": ""}]}]
+        for body in bodies:
+            _, cast = await daemon.ask("POST", "/api/messages", {"to": ["deep"], "body": body})
+            assert cast["delivered"] == 1, cast
+        for depth in (101, 985, 100_000):
+            data = b'{"to": ["deep"], "body": ' + b"[" * depth + b"]" * depth + b"}"
+            status, reply = await daemon.ask("POST", "/api/messages", data=io.BytesIO(data))
+            assert (status, reply["error"]["field"]) == (400, "body"), reply
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as program:
+            for data in (b"[" * 985 + b"]" * 985, b"NaN", b'"last"'):
+                program.sendto(data, (node["address"], node["port"]))
+
+        async def inbox() -> list[Any]:
+            return list((await daemon.get("/api/nodes/deep/messages"))["messages"])
+
+        with anyio.fail_after(20):
+            while len(await inbox()) < len(bodies) + 2:
+                await anyio.sleep(0.1)
+        assert [m["body"] for m in await inbox()] == [*bodies, "NaN", "last"]
+        assert driven(cluster, cluster_python, "deep", "describe")["inbox"]["refused"] == 1
+
+
+async def test_followers_hold_up_no_reader(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """However many wait at an inbox, it can be read and acknowledged; all hear what comes."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "heard"})
+        connector = aiohttp.UnixConnector(str(daemon.socket), limit=100)
+        heard: list[Any] = []
+
+        async def follow(web: aiohttp.ClientSession) -> None:
+            async with web.get("/api/nodes/heard/messages?follow") as stream:
+                heard.append(json.loads(await stream.content.readline())["body"])
+
+        async with (
+            aiohttp.ClientSession("http://castrayd", connector=connector) as web,
+            anyio.create_task_group() as tasks,
+        ):
+            for _ in range(24):
+                tasks.start_soon(follow, web)
+            await anyio.sleep(1)
+            for _ in range(5):
+                with anyio.fail_after(3):
+                    assert await daemon.get("/api/nodes/heard/messages?ack") == {"messages": []}
+            await daemon.ask("POST", "/api/messages", {"to": ["heard"], "body": "news"})
+            with anyio.fail_after(8):
+                while len(heard) < 24:
+                    await anyio.sleep(0.1)
+        assert heard == ["news"] * 24
+
+
+async def test_message_that_was_under_way_when_its_node_died_is_unknown(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """It may be in the inbox: only what was never sent is unreachable."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "mortal"})
+        pid = driven(cluster, cluster_python, "mortal", "describe")["pid"]
+        os.kill(pid, signal.SIGSTOP)
+        receipts: list[Any] = []
+
+        async def send() -> None:
+            message = {"to": ["mortal", "nobody"], "body": "last words", "timeout_s": 15}
+            receipts.extend((await daemon.ask("POST", "/api/messages", message))[1]["receipts"])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(send)
+            await anyio.sleep(1)
+            await daemon.ask("DELETE", "/api/nodes/mortal")
+        outcomes = [receipt["outcome"] for receipt in receipts]
+        assert outcomes == ["timed_out", "unreachable"], receipts
+        assert "died" in receipts[0]["error"]
 
 
 async def test_killed_node_comes_back_with_its_inbox(

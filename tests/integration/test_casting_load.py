@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,19 @@ async def inbox(daemon: Daemon, name: str) -> list[Any]:
         found += page["messages"]
 
 
+def numbers(messages: list[Any], who: str) -> list[int]:
+    """Return what one sender has sent, in the order in which it was taken."""
+    return [m["body"]["n"] for m in messages if m["from"] == who]
+
+
+def in_time(spans: list[tuple[float, float]]) -> None:
+    """See that nothing comes after what was sent when its receipt was there already."""
+    soonest_end = float("inf")
+    for began, ended in reversed(spans):
+        assert began < soonest_end
+        soonest_end = min(soonest_end, ended)
+
+
 @pytest.mark.parametrize(
     "count", [2_500, pytest.param(25_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
@@ -57,6 +71,7 @@ async def test_receipts_add_up_and_order_holds(
                 answer = await send(to=[others[0]], body={"n": number}, **{"from": one})
                 assert answer["delivered"] == 1, answer
             receipts: list[Any] = []
+            spans: dict[tuple[str, int], tuple[float, float]] = {}
 
             async def stream(who: str) -> None:
                 """What one sender sends is handed over in order, without waiting for receipts."""
@@ -66,7 +81,9 @@ async def test_receipts_add_up_and_order_holds(
                     async def cast(number: int) -> None:
                         async with slots:
                             body = {"n": count + number}
+                            began = time.monotonic()
                             answer = await send(to=others, body=body, timeout_s=60, **{"from": who})
+                            spans[who, count + number] = (began, time.monotonic())
                             receipts.extend(answer["receipts"])
 
                     for number in range(count * 3 // 4):
@@ -85,8 +102,12 @@ async def test_receipts_add_up_and_order_holds(
         assert len(first) == count + 2 * (count * 3 // 4) + 1
         assert len(second) == 2 * (count * 3 // 4)
         assert len({message["id"] for message in first}) == len(first)
-        alone = [m["body"]["n"] for m in first if m["from"] == one][:count]
-        assert alone == list(range(count))
+        for who in (one, two):
+            order = numbers(first, who)
+            alone = count if who == one else 0
+            assert order[:alone] == list(range(alone))
+            assert order[alone:] == numbers(second, who)
+            in_time([spans[who, number] for number in order[alone:]])
 
 
 async def test_killed_recipient_is_never_claimed_to_have_it(
