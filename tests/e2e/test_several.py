@@ -132,7 +132,7 @@ def test_a_cluster_started_by_the_service_itself(service: Machine) -> None:
     drop_in(service, f"{example}\n{more}")
     service.do("systemctl", "start", "castrayd")
     assert wait_state(service, "connected")["address"]["source"] == "local"
-    first = service.do("ls", "-d", "/tmp/ray/session_2*").strip()
+    first = service.sh("ls -d /tmp/ray/session_2*").strip()
     service.sh(f"kill -KILL {show(service)['MainPID']}")
     until(lambda: show(service)["NRestarts"] == "1", 20, "a restart")
     assert wait_state(service, "connected")["address"]["source"] == "local"

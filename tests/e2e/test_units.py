@@ -36,6 +36,7 @@ def test_they_are_shown_installed_kept_and_removed(host: Machine) -> None:
     assert "wrote" not in again
     assert "kept         /etc/castrayd/castrayd.toml" in again
 
+    host.write("/etc/castrayd/a.toml", "")
     host.do("systemctl", "enable", "--now", "castrayd", "castrayd@a")
     gone = host.do("castrayd", "install-units", "--run-as", "ray", "--remove")
     assert "removed      /etc/systemd/system/castrayd@.service" in gone

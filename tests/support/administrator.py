@@ -1,6 +1,7 @@
 """What an administrator does on a machine: units, clusters, castrayctl as one user or another."""
 
 import json
+import re
 import shlex
 import sys
 import time
@@ -41,7 +42,9 @@ def start_head(
 
 def _has_raylet(host: Machine, port: int) -> bool:
     lines = host.do("ps", "ax", "-ww", "-o", "args").splitlines()
-    return any("/raylet/raylet " in line and f"127.0.0.1:{port} " in line for line in lines)
+    ours = (line for line in lines if "/raylet/raylet " in line and f"127.0.0.1:{port} " in line)
+    sockets = [found[1] for line in ours if (found := re.search(r"raylet_socket_name=(\S+)", line))]
+    return any(host.run("test", "-S", path).returncode == 0 for path in sockets)
 
 
 def ctl(host: Machine, *words: str, user: str | None = None) -> Any:

@@ -47,7 +47,7 @@ class Node:
         return answer
 
     def finish(self, transfer: str = "t1", data: bytes = DATA) -> dict[str, Any]:
-        return self.incoming.finish(transfer, _sha256(data))
+        return self.incoming.finish(transfer, _sha256(data), _chunks(data))
 
     def receive(self, **more: Any) -> dict[str, Any]:
         answer = self.begin(**more)
@@ -67,6 +67,12 @@ def node(tmp_path: Path) -> Iterator[Node]:
     yield one
     one.incoming.close()
     assert before == len(os.listdir("/proc/self/fd"))
+
+
+def _chunks(data: bytes) -> str:
+    """What a sender says of all chunks of a file."""
+    parts = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
+    return _sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
 
 
 def _sha256(data: bytes | bytearray) -> str:
@@ -125,6 +131,47 @@ def test_resumed_by_a_later_process(node: Node) -> None:
     assert [index for index, _ in node.begin()["have"]] == [0, 1, 2]
     assert node.finish()["sha256"] == _sha256(DATA)
     assert (node.files / "a.bin").read_bytes() == DATA
+
+
+def test_chunk_that_comes_late_of_another_file_is_seen(node: Node) -> None:
+    """A call that was under way when the source was replaced: nothing mixed is ever published."""
+    new = os.urandom(len(DATA))
+    node.begin()
+    node.take(0, 1, 2, data=new)
+    node.take(0)  # of the old file, after the new one's
+    assert _type(node.finish(data=new)) == "checksum_mismatch"
+    assert not (node.files / "a.bin").exists()
+    assert node.begin()["have"][0] == [0, _sha256(DATA[:CHUNK])]  # and so it is sent again
+    node.take(0, data=new)
+    assert node.finish(data=new)["sha256"] == _sha256(new)
+    assert (node.files / "a.bin").read_bytes() == new
+
+
+def test_what_is_finished_is_not_abandoned(node: Node) -> None:
+    done = node.receive()
+    assert node.incoming.abandon("t1") == {"done": done}
+    assert (node.files / "a.bin").read_bytes() == DATA
+
+
+def test_crash_before_the_end_is_noted_makes_no_second_copy(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part is there until then, and the name that it has been given is known by it."""
+    (node.files / "a.bin").write_bytes(b"other")
+    node.begin(if_exists="keep_both")
+    node.take(0, 1, 2)
+
+    def crash(_self: object, _transfer: str, _result: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finished.Finished, "put", crash)
+        with pytest.raises(SystemExit):
+            node.finish()
+    node.restart()
+    assert [index for index, _ in node.begin(if_exists="keep_both")["have"]] == [0, 1, 2]
+    assert node.finish()["path"] == "files:a (1).bin"
+    assert sorted(path.name for path in node.files.iterdir()) == ["a (1).bin", "a.bin"]
 
 
 @pytest.mark.parametrize("lost", [".castray-t1.part", ".castray-t1.log"])
@@ -266,7 +313,7 @@ def test_finished_transfer_is_known_later(node: Node) -> None:
     node.restart()
     (node.files / "a.bin").unlink()
     assert node.begin() == {"done": done}
-    assert node.incoming.abandon("t1") == {}
+    assert node.incoming.abandon("t1") == {"done": done}
 
 
 def test_finished_transfers_are_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,12 @@ have one thread: what is sent in order is taken in order.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import sqlite3
+import threading
+import time
 from typing import Any
 
 from castrayd.driver.caster.host import Host
@@ -33,6 +36,8 @@ METHODS = {
 }
 """Which method runs in which group."""
 _ENDED_KEPT = 100
+_SWEEP_S = 3600.0
+_ABANDONED_S = 7 * 86400.0
 """Transfers that have ended, and can still be asked about."""
 
 
@@ -60,6 +65,14 @@ class Caster:
         self._incoming = Incoming(self._files, self._folder, reserve)
         self._outgoing: dict[str, Outgoing] = {}
         self._udp, self._udp_error = self._open_port()
+        threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
+
+    def _sweep(self) -> None:
+        """Remove what nobody has gone on with for days: its sender may never have said so."""
+        while True:
+            with contextlib.suppress(OSError):
+                self._incoming.sweep(_ABANDONED_S)
+            time.sleep(_SWEEP_S)
 
     def _open_port(self) -> tuple[UdpPort | None, str | None]:
         """Open the port that is wanted; any free one stays the same over restarts."""
@@ -170,9 +183,11 @@ class Caster:
         """Fetch and write a chunk; see `Incoming.fetch`."""
         return self._incoming.fetch(transfer, index, digest, refs, relay)
 
-    def file_finish(self, transfer: str, sha256: str, mode: int | None = None) -> dict[str, Any]:
+    def file_finish(
+        self, transfer: str, sha256: str, chunks: str, mode: int | None = None
+    ) -> dict[str, Any]:
         """Publish a file that is whole; see `Incoming.finish`."""
-        return self._incoming.finish(transfer, sha256, mode)
+        return self._incoming.finish(transfer, sha256, chunks, mode)
 
     def file_abandon(self, transfer: str) -> dict[str, Any]:
         """Remove what there is of an unfinished file."""

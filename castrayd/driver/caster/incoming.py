@@ -117,26 +117,36 @@ class Incoming:
             answer["refs"] = [] if again is None else [again]
         return answer
 
-    def finish(self, transfer: str, sha256: str, mode: int | None = None) -> dict[str, Any]:
+    def finish(
+        self, transfer: str, sha256: str, chunks: str, mode: int | None = None
+    ) -> dict[str, Any]:
         """Publish a file whose chunks are all here; returns `{"path", "bytes", "sha256"}`.
 
+        `chunks` is the sha256 of all chunks' sha256 in order, and must be that of what is here.
         `mode` is that of the source, 0644 without; the umask is heeded.
         """
-        return answered(transfer, lambda: self._finish(transfer, sha256, mode))
+        return answered(transfer, lambda: self._finish(transfer, sha256, chunks, mode))
 
-    def _finish(self, transfer: str, sha256: str, mode: int | None) -> dict[str, Any]:
+    def _finish(self, transfer: str, sha256: str, chunks: str, mode: int | None) -> dict[str, Any]:
         done = self._finished.get(transfer)
         if done:
             return done
         permissions = (0o644 if mode is None else mode & 0o777) & ~_umask()
-        result = self._receipt(transfer).finish(sha256, permissions)
-        with contextlib.suppress(OSError):  # the file is there: that it is forgotten is no failure
-            self._finished.put(transfer, result)
+        result = self._receipt(transfer).finish(
+            sha256, chunks, permissions, lambda result: self._keep(transfer, result)
+        )
         self._forget(transfer)
         return result
 
+    def _keep(self, transfer: str, result: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # the file is there: that it is forgotten is no failure
+            self._finished.put(transfer, result)
+
     def abandon(self, transfer: str) -> dict[str, Any]:
-        """Remove what there is of an unfinished file, also an earlier process's; idempotent."""
+        """Remove what there is of an unfinished file, also an earlier process's; idempotent.
+
+        Returns `{"done": result}` where it is finished: that is not undone.
+        """
         return answered(transfer, lambda: self._abandon(transfer))
 
     def _abandon(self, transfer: str) -> dict[str, Any]:
@@ -145,6 +155,9 @@ class Incoming:
         receipt = self._receipts.get(transfer)
         if receipt is not None:
             receipt.abandon()
+        done = self._finished.get(transfer)  # a finish that was under way has come first
+        if done:
+            return {"done": done}
         path = self._opened.get(transfer)
         if path is not None:
             self._discard(transfer, path)

@@ -18,7 +18,8 @@ class Outgoing:
     """A transfer by its plan. A later process that is given the same plan goes on with it.
 
     `plan` is `{"id", "source": "root:path", "path": "root:path", "chunk_bytes", "window",
-    "if_exists", "rate": bytes/s or None, "patience_s", "recipients": [{"name", "actor"}]}`.
+    "if_exists", "rate": bytes/s or None, "patience_s", "recipients": [{"name", "actor"}],
+    "identity"?: {"size", "mtime_ns"}}`.
     """
 
     def __init__(self, plan: dict[str, Any], roots: Roots, namespace: str) -> None:
@@ -53,6 +54,7 @@ class Outgoing:
             "state": _state({row["state"] for row in rows}) if is_over else "running",
             "bytes_total": sending.source.size if sending else None,
             "sha256": sending.source.sha256 if sending else None,
+            "identity": {"mtime_ns": sending.source.mtime_ns} if sending else None,
             "error": self._error,
             "recipients": rows,
         }
@@ -84,6 +86,11 @@ class Outgoing:
             if self._is_cancelled:
                 return
         source = Source(self._roots.open_file(self._plan["source"]), self._plan["chunk_bytes"])
+        try:
+            source.must_be(self._plan.get("identity") or {})
+        except BaseException:
+            source.close()
+            raise
         self._sending = Sending(self._plan, source, self._namespace)
         await self._sending.run()
 

@@ -37,7 +37,8 @@ def standing_sha256(folder: int, leaf: str) -> str:
 def publish(folder: int, part: str, leaf: str, if_exists: str) -> str:
     """Give the file `part` its final name and return it; raises FileRefusal `exists`, OSError.
 
-    Idempotent: a link that was made before a crash is recognised by its inode.
+    Idempotent: a link that was made before a crash is recognised by its inode, so `part` stays
+    until the end of it is on the disk.
     """
     if if_exists == "replace":
         _replace(folder, part, leaf)
@@ -47,7 +48,6 @@ def publish(folder: int, part: str, leaf: str, if_exists: str) -> str:
         name = next((name for name in names if _linked(folder, part, name)), "")
         if not name:
             raise FileRefusal("exists", f"{leaf}: a file of that name has come meanwhile")
-        os.unlink(part, dir_fd=folder)
     os.fsync(folder)
     return name
 

@@ -150,14 +150,30 @@ class Receipt:
             raise FileRefusal("unknown_transfer", "not begun, or not since this node started")
         return self._partial
 
-    def finish(self, sha256: str, mode: int) -> dict[str, Any]:
-        """Publish it under its final name; returns the result, the same one when asked again."""
+    def finish(
+        self, sha256: str, chunks: str, mode: int, keep: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """Publish it under its final name; returns the result, the same one when asked again.
+
+        `chunks` is the sha256 of all chunks' sha256 in order: what is here must be that very file.
+        `keep` makes the result last before the last trace of the way to it goes.
+        """
         self._touched = time.monotonic()
         with self._lock:
             if self._result is None:
-                self._result = self._publish(self._open_partial(), sha256, mode)
+                partial = self._open_partial()
+                self._verify(partial, chunks)
+                self._result = self._publish(partial, sha256, mode)
+                keep(self._result)
+                partial.discard()
                 self._leave()
             return self._result
+
+    def _verify(self, partial: Partial, chunks: str) -> None:
+        """Refuse a file of which a chunk is another one's: of a call that came late."""
+        held = hashlib.sha256(b"".join(digest for _, digest in sorted(partial.held.items())))
+        if not partial.missing() and held.hexdigest() != chunks:
+            raise FileRefusal("checksum_mismatch", "a chunk of it is not of this file")
 
     def _publish(self, partial: Partial, sha256: str, mode: int) -> dict[str, Any]:
         missing = partial.missing()
@@ -168,7 +184,6 @@ class Receipt:
         parent, slash, leaf = below.rpartition("/")
         partial.seal(mode)
         name = publish(self._folder, partial.part_name, leaf, self._spec["if_exists"])
-        partial.discard()
         path = f"{root}:{parent}{slash}{name}"
         return {"path": path, "bytes": partial.size, "sha256": sha256}
 

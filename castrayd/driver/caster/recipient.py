@@ -39,6 +39,10 @@ class Host(Protocol):
         """Return the source's sha256, known or not; raises FileRefusal."""
 
 
+_AGAIN = frozenset({"unknown_transfer", "internal", "checksum_mismatch"})
+"""A file that cannot be finished so is begun again: it then says what it has."""
+
+
 class Recipient:
     """For use in one loop; `progress` from any thread. `host` is the transfer that it is of."""
 
@@ -192,14 +196,15 @@ class Recipient:
         self._finishes += 1
         life = self._life
         try:
-            answer = await self._remote.ask("file_finish", self._slow_s, self._plan["id"], sha256)
+            facts = (self._plan["id"], sha256, self._source.chunks, self._mode)
+            answer = await self._remote.ask("file_finish", self._slow_s, *facts)
         except Gone as gone:
             self._shake(life, str(gone))
             return
         error = answer.get("error")
         if error is None:
             self._done(answer)
-        elif error["type"] in {"unknown_transfer", "internal"} and self._finishes < _FINISHES:
+        elif error["type"] in _AGAIN and self._finishes < _FINISHES:
             self._shake(life, error["message"])
         else:
             self.fail(error)
@@ -255,6 +260,11 @@ class Recipient:
             await self._remote.ask("file_abandon", _ABANDON_S, self._plan["id"])
         except Gone:
             return
+
+    @property
+    def _mode(self) -> int | None:
+        """The mode of the source; an upload's is that of the spool, and none of the file's."""
+        return None if self._plan["source"].startswith("uploads:") else self._source.mode
 
     @property
     def _call_s(self) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import stat
+from typing import Any
 
 from castrayd.driver.caster.roots import FileRefusal
 
@@ -22,7 +24,10 @@ class Source:
         self._descriptor = descriptor
         self._chunk_bytes = chunk_bytes
         self._identity = self._look()
-        self.size = os.fstat(descriptor).st_size
+        facts = os.fstat(descriptor)
+        self.size = facts.st_size
+        self.mode = stat.S_IMODE(facts.st_mode)
+        self.mtime_ns = facts.st_mtime_ns
         self.count = -(-self.size // chunk_bytes)
         self.digests: list[bytes | None] = [None] * self.count
         """The sha256 of each chunk that has been read."""
@@ -36,6 +41,17 @@ class Source:
     def _look(self) -> tuple[int, int, int, int]:
         facts = os.fstat(self._descriptor)
         return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
+
+    def must_be(self, known: dict[str, Any]) -> None:
+        """Refuse to be another file than the one with which the transfer began."""
+        for key, here in (("size", self.size), ("mtime_ns", self.mtime_ns)):
+            if known.get(key) not in {None, here}:
+                raise FileRefusal("source_changed", f"the source's {key} is not what it was")
+
+    @property
+    def chunks(self) -> str:
+        """The sha256 of all chunks' sha256 in order; of a file that has been read."""
+        return hashlib.sha256(b"".join(filter(None, self.digests))).hexdigest()
 
     def length(self, index: int) -> int:
         """How long a chunk is: all are alike, but for the last."""
