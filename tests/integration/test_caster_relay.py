@@ -65,8 +65,8 @@ class Node:
     def file_take(self, id, index, digest, refs, relay):
         self.relayed += relay
         return self.incoming.fetch(id, index, digest, refs, relay)
-    def file_finish(self, id, sha256):
-        return self.incoming.finish(id, sha256)
+    def file_finish(self, id, sha256, chunks, mode):
+        return self.incoming.finish(id, sha256, chunks, mode)
     def file_abandon(self, id):
         return self.incoming.abandon(id)
 
