@@ -67,9 +67,9 @@ class Link:
         described: dict[str, Any] = await self._ask("cast.place", PLACE_S, spec=dict(spec))
         return described
 
-    async def remove(self, name: str) -> None:
-        """End a casting node for good; one that is not there is no error."""
-        await self._ask("cast.remove", ASK_S, name=name)
+    async def remove(self, name: str, actor_id: str | None = None) -> None:
+        """End a casting node for good, or that actor alone; one that is not there is no error."""
+        await self._ask("cast.remove", ASK_S, name=name, actor_id=actor_id)
 
     async def names(self) -> list[str]:
         """Return the names of all casting nodes of this namespace, of every owner."""

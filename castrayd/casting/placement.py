@@ -4,7 +4,6 @@ By the name on the cluster may be one that is another's, one that does not answe
 in the wrong place; each case is here. How often to look, and what is wanted, is for `nodes`.
 """
 
-import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,17 +53,29 @@ class Placement:
             self._seen.note(one.name, None, str(error))
 
     async def clear(self, one: WantedNode) -> None:
-        """Remove what is wanted no more, unless it has become another's.
+        """Remove what is wanted no more, unless it has become another's or is on another cluster.
 
         Raises `RecipientError`, `ApiError` where it cannot be removed now.
         """
-        owner = self._link.daemon_id
-        with contextlib.suppress(RecipientError):
-            owner = (await self._link.describe(one.name))["owner"]
-        if owner == self._link.daemon_id:
-            await self._link.remove(one.name)
+        here = self._link.attachment().attached.facts.cluster_id
+        if here is not None and one.cluster_id not in {None, here}:
+            return  # it lives on, there; it is removed when that cluster is attached again
+        actor_id = one.actor_id or await self._own(one.name)
+        if actor_id is not None:
+            await self._link.remove(one.name, actor_id)
         await self._wanted.forget(one.name)
         self._seen.forget(one.name)
+
+    async def _own(self, name: str) -> str | None:
+        """Return the id of the actor of that name, if there is one and it is this daemon's."""
+        try:
+            facts = await self._link.describe(name)
+        except RecipientError as error:
+            if error.type is RecipientErrorType.UNREACHABLE:
+                return None
+            raise
+        own: str = facts["actor_id"]
+        return own if facts["owner"] == self._link.daemon_id else None
 
     async def _keep(self, attachment: Attachment, one: WantedNode) -> None:
         if self._seen.of(one.name).facts is not None:
@@ -79,6 +90,7 @@ class Placement:
             node_id=facts["node_id"],
             address=node.address,
             hostname=node.hostname,
+            actor_id=facts["actor_id"],
         )
         await self._wanted.change(one, placed)
         self._seen.note(one.name, facts, facts["reason"])
@@ -113,13 +125,15 @@ class Placement:
             facts = await self._link.place(self._spec(one, node_id, attachment))
         except RecipientError:
             # of its name there is one that does not answer, and its host may be gone for good
-            if one.node_id not in {None, node_id}:
-                await self._link.remove(one.name)
+            if one.actor_id is not None and one.node_id != node_id:
+                await self._link.remove(one.name, one.actor_id)
             raise
         if facts["owner"] != self._link.daemon_id:
             raise _NotPlacedError(f"the name is taken by daemon {facts['owner']}")
         if facts["node_id"] != node_id and one.node_id is not None:
-            await self._link.remove(one.name)  # it is made where it belongs at the next look
+            await self._link.remove(
+                one.name, facts["actor_id"]
+            )  # it is made where it belongs at the next look
             raise _NotPlacedError("it is being moved")
         return facts
 

@@ -43,6 +43,8 @@ class WantedNode(Struct, frozen=True):
     node_id: str | None = None
     address: str | None = None
     hostname: str | None = None
+    actor_id: str | None = None
+    """Ray's, of the actor that was placed: the name alone may have become another daemon's."""
 
 
 class Wanted:

@@ -109,13 +109,18 @@ class Casting:
         return self._actor
 
     async def _remove(self, request: dict[str, Any]) -> Answer:
-        """End a node for good; one that is not there is removed already."""
+        """End a node for good; one that is not there is removed already.
+
+        With an `actor_id` that very actor alone: by now the name may be somebody else's.
+        """
         actor = _actor_name(request["name"])
 
         def kill() -> None:
             import ray  # noqa: PLC0415
 
-            ray.kill(ray.get_actor(actor), no_restart=True)
+            found = ray.get_actor(actor)
+            if request["actor_id"] in {None, found._actor_id.hex()}:  # noqa: SLF001  no other way
+                ray.kill(found, no_restart=True)
 
         try:
             await asyncio.to_thread(kill)

@@ -235,7 +235,7 @@ async def test_raylet_of_another_user(by: str, head: RayHead) -> None:
     finally:
         os.chown(raylet.socket, os.geteuid(), os.getegid())
 
-    _failed(report, "local_node_forbidden", "local_node", "Run castrayd as uid ")
+    _failed(report, "local_node_forbidden", "local_node", "install-units --run-as root")
     assert "its socket is not ours" in _host(report, "raylet")["seen"]
 
 

@@ -31,7 +31,19 @@ mount -t overlay overlay -o "lowerdir=/,upperdir=$W/upper,workdir=$W/work" "$W/r
 R="$W/root"
 mount -t proc proc "$R/proc"
 mount --rbind /sys "$R/sys"
-mount --rbind /dev "$R/dev"
+# of its own: systemd makes links and folders there
+mount -t tmpfs -o mode=755 tmpfs "$R/dev"
+for node in null zero full random urandom tty; do
+  touch "$R/dev/$node"
+  mount --bind "/dev/$node" "$R/dev/$node"
+done
+mkdir "$R/dev/pts" "$R/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$R/dev/pts"
+ln -s pts/ptmx "$R/dev/ptmx"
+ln -s /proc/self/fd "$R/dev/fd"
+ln -s /proc/self/fd/0 "$R/dev/stdin"
+ln -s /proc/self/fd/1 "$R/dev/stdout"
+ln -s /proc/self/fd/2 "$R/dev/stderr"
 mount -t tmpfs -o mode=755 tmpfs "$R/run"
 mount -t tmpfs -o mode=1777,size=4g tmpfs "$R/tmp"
 mount -t tmpfs -o mode=1777,size=3g tmpfs "$R/dev/shm"

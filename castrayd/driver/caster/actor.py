@@ -94,11 +94,12 @@ class Caster:
         """Return what the node is: owner, place, port, roots and how full its inbox is."""
         import ray  # noqa: PLC0415
 
-        spec = self._spec
+        spec, context = self._spec, ray.get_runtime_context()
         return {
             "protocol": PROTOCOL,
             **{key: spec[key] for key in ("name", "owner", "required", "address", "hostname")},
-            "node_id": ray.get_runtime_context().get_node_id(),
+            "actor_id": context.get_actor_id(),
+            "node_id": context.get_node_id(),
             "pid": os.getpid(),
             "python": platform.python_version(),
             "port": self._udp.port if self._udp else None,
