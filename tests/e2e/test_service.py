@@ -68,7 +68,7 @@ def stop(host: Machine) -> None:
     assert known["ExecMainStatus"] == "0", known
     assert known["ActiveState"] == "inactive", known
     left = host.do("ps", "ax", "-ww", "-o", "args")
-    assert "castrayd" not in left, left
+    assert "/opt/castrayd" not in left, left
 
 
 def casts(host: Machine) -> None:
@@ -155,10 +155,12 @@ def test_stops_in_every_state(service: Machine, state: str) -> None:
         wait_state(service, "connected")
         freeze_gcs(service)
         service.do("castrayctl", "reconnect")
-    wait_state(service, state)
-    stop(service)
-    if state in {"degraded", "discovering"}:
-        freeze_gcs(service, thaw=True)
+    try:
+        wait_state(service, state)
+        stop(service)
+    finally:
+        if state in {"degraded", "discovering"}:
+            freeze_gcs(service, thaw=True)
 
 
 def test_stops_in_the_middle_of_a_transfer_which_goes_on_by_itself(service: Machine) -> None:

@@ -18,6 +18,7 @@ from tests.support.peers import refused, silent
 ATTEMPT = "castray.connection.attempt"
 CHANGED = "castray.state.changed"
 RELOADED = "castray.config.reloaded"
+DESIRED = "castray.desired.changed"
 MISSED = "castray.events.missed"
 SHORT = "[backoff]\nmax_s = 1\n"
 IN_TIME_S = 10.0
@@ -116,12 +117,12 @@ async def test_follower_gets_what_comes() -> None:
         async with _stream(daemon, "follow=true") as stream, _stream(daemon, types) as some:
             first, _ = await stream.line() or {}, await some.line()
             await daemon.post("/api/pause")
-            lines = [await stream.line() or {}, await stream.line() or {}]
-            assert {ATTEMPT, CHANGED} == {line["name"] for line in lines}
+            lines = [await stream.line() or {} for _ in range(3)]
+            assert {ATTEMPT, CHANGED, DESIRED} == {line["name"] for line in lines}
             await daemon.post("/api/reload")
             lines.append(await stream.line() or {})
-            assert await some.line() == lines[2]
-            assert [first["seq"] + n for n in (1, 2, 3)] == [line["seq"] for line in lines]
+            assert await some.line() == lines[3]
+            assert [first["seq"] + n for n in (1, 2, 3, 4)] == [line["seq"] for line in lines]
 
 
 async def test_numbers_rise_over_a_restart_and_followers_hold_up_nothing() -> None:
