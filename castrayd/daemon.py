@@ -200,7 +200,7 @@ class _Daemon:
     def _show(self, fact: Fact) -> None:
         """Have the service manager show how it stands, where that may have changed."""
         if isinstance(fact, (StateChanged, DesiredChanged, AttemptEnded, NodesChanged)):
-            self.manager.status(self._line())
+            self.manager.status(self._line)
 
     def _line(self) -> str:
         return headline(self.service.status())
@@ -261,7 +261,7 @@ class _Daemon:
             if scraped is not None:
                 tasks.start_soon(serve_open, control, scraped, name="metrics")
             self._greet()
-            self.manager.ready(self._line())
+            self.manager.ready(self._line)
             async with anyio.create_task_group() as work:
                 work.start_soon(self._obey, signals, tasks.cancel_scope, name="signals")
                 work.start_soon(self._supervise, work.cancel_scope, name="supervisor")
@@ -315,7 +315,7 @@ class _Daemon:
             try:
                 return await self.reloader.reload()
             finally:
-                self.manager.ready(self._line())
+                self.manager.ready(self._line)
 
     async def _reload_by_signal(self) -> None:
         """Do the same where nobody waits for the answer: the log tells it."""

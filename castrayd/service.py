@@ -1,7 +1,8 @@
 """What the service manager is told, and its watchdog: sd_notify(3) of systemd, without a library.
 
 The packaged ones are unkept, or know neither MONOTONIC_USEC nor abstract addresses; the protocol is
-a promise of systemd's, and one datagram a word. Where nobody listens, every word is a no-op.
+a promise of systemd's, and one datagram a word. Where nobody listens, every word is a no-op, and
+how it stands is not even put into words.
 """
 
 import contextlib
@@ -36,22 +37,22 @@ class ServiceManager:
         self._said = ""
         self._stopping = False
 
-    def ready(self, status: str) -> None:
-        """Say that the socket answers; also after `reloading`."""
-        if not self._stopping:
-            self._said = status
-            self._tell("READY=1", f"STATUS={_line(status)}", wait_s=WAIT_S)
+    def ready(self, line: Callable[[], str]) -> None:
+        """Say that the socket answers, and how it stands; also after `reloading`."""
+        if self._listens:
+            self._said = line()
+            self._tell("READY=1", f"STATUS={_line(self._said)}", wait_s=WAIT_S)
 
-    def status(self, text: str) -> None:
+    def status(self, line: Callable[[], str]) -> None:
         """Say in a line how it stands, where that is news: `systemctl status` shows it."""
-        if text != self._said and not self._stopping:
+        if self._listens and (text := line()) != self._said:
             self._said = text
             self._tell(f"STATUS={_line(text)}")
 
     def reloading(self) -> None:
         """Say that settings are being read; `ready` must follow."""
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        if not self._stopping:  # one datagram, else it is lost
+        if self._listens:  # one datagram, else it is lost
             self._tell("RELOADING=1", f"MONOTONIC_USEC={now_us}", wait_s=WAIT_S)
 
     def stopping(self, within_s: float) -> None:
@@ -86,7 +87,12 @@ class ServiceManager:
         """Say again and again how it stands, where nobody tells when that is news."""
         while self._address:
             await anyio.sleep(SHOWN_S)
-            self.status(line())
+            self.status(line)
+
+    @property
+    def _listens(self) -> bool:
+        """Whether anybody does, and may still be told anything."""
+        return bool(self._address) and not self._stopping
 
     def _tell(self, *lines: str, wait_s: float = 0.0) -> None:
         """Send one datagram; never raises, and waits no longer than it is worth."""

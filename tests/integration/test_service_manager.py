@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,26 +10,22 @@ import anyio
 import pytest
 
 from tests.support.daemon import running_daemon
+from tests.support.notified import Listener
 from tests.support.processes import free_port
 
 
-class Manager:
-    """The other end of NOTIFY_SOCKET."""
+class Manager(Listener):
+    """The other end of NOTIFY_SOCKET, which remembers."""
 
     def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
         self.path = path
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
         self.heard: list[str] = []
 
     def listen(self) -> list[str]:
         """Everything heard so far."""
-        while True:
-            try:
-                self.heard.append(self._socket.recv(65536).decode())
-            except BlockingIOError:
-                return self.heard
+        self.heard += self.datagrams()
+        return self.heard
 
     async def wait(self, start: str, after: int = 0, timeout_s: float = 10) -> int:
         """Wait for a datagram that begins so; returns how many had come with it."""
@@ -40,9 +35,6 @@ class Manager:
                     if text.startswith(start):
                         return number
                 await anyio.sleep(0.02)
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture

@@ -2,36 +2,16 @@
 
 import itertools
 import os
-import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
 import pytest
 
 from castrayd.service import ServiceManager
-
-
-class Listener:
-    """The other end of NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(address)
-        self._socket.setblocking(False)
-
-    def datagrams(self) -> list[str]:
-        """What has come, one text a datagram."""
-        got = []
-        while True:
-            try:
-                got.append(self._socket.recv(65536).decode())
-            except BlockingIOError:
-                return got
-
-    def close(self) -> None:
-        self._socket.close()
+from tests.support.notified import Listener
 
 
 @pytest.fixture
@@ -43,8 +23,8 @@ def listener(tmp_path: Path) -> Iterator[Listener]:
 
 def test_every_word_is_one_datagram(listener: Listener, tmp_path: Path) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
-    manager.ready("connected")
-    manager.status("two\nlines")
+    manager.ready(lambda: "connected")
+    manager.status(lambda: "two\nlines")
     manager.reloading()
     manager.stopping(2.5)
     ready, status, reloading, stopping = listener.datagrams()
@@ -57,7 +37,7 @@ def test_every_word_is_one_datagram(listener: Listener, tmp_path: Path) -> None:
 
 
 def test_a_long_status_stays_whole_text(listener: Listener, tmp_path: Path) -> None:
-    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")}).status("ä" * 2000)
+    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")}).status(lambda: "ä" * 2000)
     (status,) = listener.datagrams()
     assert status == f"STATUS={'ä' * 512}"
 
@@ -65,7 +45,7 @@ def test_a_long_status_stays_whole_text(listener: Listener, tmp_path: Path) -> N
 def test_an_abstract_address() -> None:
     name = f"castrayd-test-{os.getpid()}"
     listener = Listener(f"\0{name}")
-    ServiceManager({"NOTIFY_SOCKET": f"@{name}"}).status("here")
+    ServiceManager({"NOTIFY_SOCKET": f"@{name}"}).status(lambda: "here")
     assert listener.datagrams() == ["STATUS=here"]
     listener.close()
 
@@ -73,7 +53,7 @@ def test_an_abstract_address() -> None:
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all", "x" * 300])
 def test_nobody_to_tell_is_no_trouble(address: str) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address})
-    manager.ready("up")
+    manager.ready(lambda: "up")
     manager.stopping(1)
 
 
@@ -135,11 +115,11 @@ async def test_one_proof_that_is_late_costs_a_ping_and_no_more(
 def test_what_must_be_heard_waits_for_room(listener: Listener, tmp_path: Path) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
     for number in range(1000):
-        manager.status(str(number))  # until nothing more fits, and those are dropped
+        manager.status(partial(str, number))  # until nothing more fits, and those are dropped
     heard: list[str] = []
     drained = threading.Timer(0.2, lambda: heard.extend(listener.datagrams()))
     drained.start()
-    manager.ready("now")
+    manager.ready(lambda: "now")
     drained.join()
     assert "READY=1\nSTATUS=now" in (*heard, *listener.datagrams())
 
@@ -147,9 +127,9 @@ def test_what_must_be_heard_waits_for_room(listener: Listener, tmp_path: Path) -
 def test_nothing_is_said_after_the_end_has_begun(listener: Listener, tmp_path: Path) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "n")})
     manager.stopping(1)
-    manager.status("connected")
+    manager.status(lambda: "connected")
     manager.reloading()
-    manager.ready("connected")
+    manager.ready(lambda: "connected")
     (only,) = listener.datagrams()
     assert only.startswith("STOPPING=1")
 
