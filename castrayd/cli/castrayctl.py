@@ -7,9 +7,9 @@ ours only what does the same.
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import click
 
@@ -24,6 +24,7 @@ from castrayd.cli.asking import (
     fail,
 )
 from castrayd.cli.client import ApiRefusedError, Client, NoDaemonError, quoted
+from castrayd.cli.late import LateGroup
 from castrayd.control.paths import find_socket
 
 __all__ = ("main",)
@@ -49,26 +50,13 @@ def _timeout(default_s: float) -> Callable[[_C], _C]:
     )  # fmt: skip
 
 
-class _Commands(click.Group):
+class _Commands(LateGroup):
     """The commands of casting are loaded when one of them is meant: a status must be quick."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted((*super().list_commands(ctx), *CASTING, *FILES))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in CASTING:
-            from castrayd.cli import casting  # noqa: PLC0415
-
-            return casting.COMMANDS[cmd_name]
-        if cmd_name in FILES:
-            from castrayd.cli import files  # noqa: PLC0415
-
-            return files.COMMANDS[cmd_name]
-        return super().get_command(ctx, cmd_name)
-
-
-CASTING: Final = ("group", "message", "node")
-FILES: Final = ("file", "transfer")
+    LATE: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("group", "message", "node"), "casting"),
+        **dict.fromkeys(("file", "transfer"), "files"),
+    }
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

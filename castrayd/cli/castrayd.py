@@ -8,14 +8,15 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import click
 
 import castrayd
+from castrayd.cli.late import LateGroup
 
 __all__ = ("main",)
 
@@ -33,18 +34,10 @@ def _usage_is_configuration() -> Iterator[None]:
         raise
 
 
-class _Commands(click.Group):
-    """A group whose usage errors are bad configuration; what is seldom used is loaded late."""
+class _Commands(LateGroup):
+    """A group whose usage errors are bad configuration."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted((*super().list_commands(ctx), "install-units"))
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name != "install-units":
-            return super().get_command(ctx, cmd_name)
-        from castrayd.cli.install import install_units  # noqa: PLC0415
-
-        return install_units
+    LATE: ClassVar[Mapping[str, str]] = {"install-units": "install"}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _usage_is_configuration():

@@ -19,7 +19,7 @@ import click
 
 import castrayd
 
-__all__ = ("install_units",)
+__all__ = ("COMMANDS",)
 
 USER: Final = "castrayd"
 """Whom the shipped units name; made where no raylet tells of another."""
@@ -61,8 +61,13 @@ def install_units(
     if not (for_user or dry_run or prefix != Path("/") or os.geteuid() == 0):
         raise click.UsageError("needs root; or --user, for the user's own systemd")
     live = prefix == Path("/")
-    account = "" if for_user else run_as or _account(look=live)
-    if account and live and not dry_run and not remove:
+    if remove:
+        account = USER  # for whomever it was, every file that could be there is then named
+    elif for_user:
+        account = ""
+    else:
+        account = run_as or _account(look=live)
+    if account and live and not dry_run:
         _must_exist(account)
     files = [*(_user_files() if for_user else _system_files(account))]
     files = [_File(prefix / one.path.relative_to("/"), one.text, one.ours) for one in files]
@@ -73,6 +78,9 @@ def install_units(
         _put(one, dry_run)
     if live and not dry_run:
         _after(account, for_user)
+
+
+COMMANDS: Final = {"install-units": install_units}
 
 
 def _account(*, look: bool) -> str:
@@ -97,7 +105,7 @@ def _system_files(account: str) -> Iterator[_File]:
             text = text.replace(*_SEES_ROOTS_RAYLET)
         yield _File(SYSTEM / name, text)
     if account == USER:
-        yield _File(SYSUSERS, _shipped("sysusers.conf"))
+        yield _File(Path("/etc/sysusers.d/castrayd.conf"), _shipped("sysusers.conf"))
     yield _File(Path("/etc/tmpfiles.d/castrayd.conf"), _shipped("tmpfiles.conf"))
     yield _File(Path("/etc/castrayd/castrayd.toml"), _shipped("castrayd.toml"), ours=False)
     for name in EXAMPLES:
@@ -105,7 +113,6 @@ def _system_files(account: str) -> Iterator[_File]:
     yield from _manuals(Path("/usr/local/share/man"))
 
 
-SYSUSERS: Final = Path("/etc/sysusers.d/castrayd.conf")
 EXAMPLES: Final = ("local-start.conf", "notify-reload.conf", "ray-temp-dir.conf", "token.conf")
 _SEES_ROOTS_RAYLET: Final = ("CapabilityBoundingSet=\n", "CapabilityBoundingSet=CAP_SYS_PTRACE\n")
 """What a process with every right runs is seen by one with this right alone, root or not."""
@@ -214,9 +221,9 @@ def _remove(files: list[_File], live: bool, dry_run: bool, for_user: bool) -> No
     if live:
         for verb, *units in _ENDS:
             _systemctl(for_user, verb, *units, must=False)
-    if not for_user:
-        files.append(_File(files[0].path.parents[3] / SYSUSERS.relative_to("/"), ""))
-    for one in {one.path: one for one in files if one.path.exists()}.values():
+    for one in files:
+        if not one.path.exists():
+            continue
         if one.ours and not dry_run:
             one.path.unlink()
         _say(("would remove" if dry_run else "removed") if one.ours else "kept", one.path)

@@ -41,7 +41,8 @@ def _page(name: str, section: int, command: click.Command, also: str) -> str:
         ".SH NAME",
         f"{name} \\- {_escaped(command.get_short_help_str(200).rstrip('.'))}",
         ".SH SYNOPSIS",
-        *_synopsis(context),
+        f".B {_escaped(context.command_path)}",
+        _usage(context),
         ".SH DESCRIPTION",
         *_paragraphs(command.help or ""),
         ".SH OPTIONS",
@@ -58,9 +59,8 @@ def _page(name: str, section: int, command: click.Command, also: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _synopsis(context: click.Context) -> Iterator[str]:
-    yield f".B {_escaped(context.command_path)}"
-    yield _escaped(" ".join(context.command.collect_usage_pieces(context)))
+def _usage(context: click.Context) -> str:
+    return _escaped(" ".join(context.command.collect_usage_pieces(context)))
 
 
 def _commands(context: click.Context) -> Iterator[str]:
@@ -76,13 +76,9 @@ def _commands(context: click.Context) -> Iterator[str]:
         if isinstance(command, click.Group):
             yield from _commands(inner)
             continue
-        yield f".SS {_escaped(inner.command_path)} {_escaped(' '.join(_pieces(inner)))}".rstrip()
+        yield f".SS {_escaped(inner.command_path)} {_usage(inner)}".rstrip()
         yield from _paragraphs(command.help or "")
         yield from _options(inner)
-
-
-def _pieces(context: click.Context) -> list[str]:
-    return context.command.collect_usage_pieces(context)
 
 
 def _options(context: click.Context) -> Iterator[str]:
