@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from castrayd.control.access import AccessPolicy
-from castrayd.control.paths import default_socket_path
+from castrayd.control.paths import default_socket_path, from_systemd
 from castrayd.control.socket import faults
 from castrayd.errors import SettingsError, SettingsProblem
 from castrayd.probe.discovery import Discovery
@@ -104,14 +104,9 @@ def socket_path_of(request: RunRequest, settings: Settings) -> Path:
     return default_socket_path(request.instance, request.environ)
 
 
-def _first(folders: str) -> str:
-    """Several are separated by colons; systemd.exec(5)."""
-    return folders.partition(":")[0]
-
-
 def state_dir_of(request: RunRequest, settings: Settings) -> Path:
     """Find and make the folder for what lasts: settings, systemd, root's, the user's."""
-    chosen = settings.daemon.state_dir or _first(request.environ.get("STATE_DIRECTORY", ""))
+    chosen = settings.daemon.state_dir or from_systemd("STATE_DIRECTORY", request.environ)
     if not chosen:
         home = request.environ.get("XDG_STATE_HOME") or f"{Path.home()}/.local/state"
         base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ("default_socket_path", "find_socket")
+__all__ = ("default_socket_path", "find_socket", "from_systemd")
 
 NAME = "control.sock"
 
@@ -38,12 +38,20 @@ def _places(instance: str | None, environ: Mapping[str, str]) -> Iterator[str]:
         yield given
         return
     folder = f"castrayd-{instance}" if instance else "castrayd"
-    if runtime := environ.get("RUNTIME_DIRECTORY", "").split(":")[0]:
-        yield f"{runtime}/{NAME}"  # systemd.exec(5); several are separated by colons
+    if runtime := from_systemd("RUNTIME_DIRECTORY", environ):
+        yield f"{runtime}/{NAME}"
     yield f"/run/{folder}/{NAME}"
     if xdg := environ.get("XDG_RUNTIME_DIR"):
         yield f"{xdg}/{folder}/{NAME}"
     yield f"/tmp/{folder}-{os.geteuid()}/{NAME}"  # noqa: S108  checked when it is claimed
+
+
+def from_systemd(variable: str, environ: Mapping[str, str]) -> str:
+    """Return the folder that systemd has made, empty where none; several are separated by colons.
+
+    Source: systemd.exec(5).
+    """
+    return environ.get(variable, "").partition(":")[0]
 
 
 def _there(path: str) -> bool:

@@ -36,9 +36,10 @@ METHODS = {
 }
 """Which method runs in which group."""
 _ENDED_KEPT = 100
+"""Transfers that have ended, and can still be asked about."""
 _SWEEP_S = 3600.0
 _ABANDONED_S = 7 * 86400.0
-"""Transfers that have ended, and can still be asked about."""
+"""Since anybody went on with it, after which a partial file is nobody's."""
 
 
 def actor_name(name: str) -> str:

@@ -88,7 +88,7 @@ class Outgoing:
         source = Source(self._roots.open_file(self._plan["source"]), self._plan["chunk_bytes"])
         try:
             source.must_be(self._plan.get("identity") or {})
-        except BaseException:
+        except FileRefusal:
             source.close()
             raise
         self._sending = Sending(self._plan, source, self._namespace)
