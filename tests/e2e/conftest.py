@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.administrator import HEAD
 from tests.support.machine import Machine, machine
 
 _VENV = """
@@ -70,3 +71,11 @@ def host(wheel: Path) -> Iterator[Machine]:
         made.sh(_VENV.format(python=sys.executable, packages=packages))
         install(made, wheel)
         yield made
+
+
+@pytest.fixture(scope="module")
+def service(host: Machine) -> Machine:
+    """The machine with the service installed for its raylet's user; not started."""
+    host.do("castrayd", "install-units", "--run-as", "ray")
+    host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
+    return host

@@ -1,6 +1,5 @@
 """castrayd under a real systemd, as an administrator meets it: from the first start to the end."""
 
-import json
 import time
 from collections.abc import Iterator
 
@@ -8,13 +7,19 @@ import pytest
 
 from tests.support.administrator import (
     HEAD,
+    actors,
+    casts,
     ctl,
     drop_in,
     journal,
     show,
+    slow_transfer,
+    start,
     start_head,
+    wait_done,
     wait_state,
     wait_unit,
+    with_head,
 )
 from tests.support.machine import Machine
 from tests.support.processes import until
@@ -25,32 +30,11 @@ STOP_S = 10.0
 """`daemon.stop_s`, as it is by default."""
 
 
-@pytest.fixture(scope="module")
-def service(host: Machine) -> Machine:
-    """The machine with the service installed for its raylet's user; not started."""
-    host.do("castrayd", "install-units", "--run-as", "ray")
-    host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
-    return host
-
-
 @pytest.fixture(autouse=True)
 def _as_shipped(service: Machine) -> Iterator[None]:
     yield
     service.do("rm", "-rf", "/etc/systemd/system/castrayd.service.d")
     service.sh("systemctl stop castrayd; systemctl reset-failed; systemctl daemon-reload")
-
-
-def with_head(host: Machine) -> None:
-    """Have a head there that runs."""
-    if show(host, "head")["ActiveState"] != "active":
-        start_head(host)
-
-
-def start(host: Machine) -> None:
-    """Start the service, attached."""
-    with_head(host)
-    host.do("systemctl", "start", "castrayd")
-    wait_state(host, "connected")
 
 
 def freeze_gcs(host: Machine, *, thaw: bool = False) -> None:
@@ -69,48 +53,6 @@ def stop(host: Machine) -> None:
     assert known["ActiveState"] == "inactive", known
     left = host.do("ps", "ax", "-ww", "-o", "args")
     assert "/opt/castrayd" not in left, left
-
-
-def casts(host: Machine) -> None:
-    """Show that what is sent comes."""
-    names = {node["name"] for node in ctl(host, "node", "list")["nodes"]}
-    for name in {"here", "there"} - names:
-        ctl(host, "node", "create", name)
-    until(lambda: all(n["state"] == "ready" for n in ctl(host, "node", "list")["nodes"]), 30,
-          "casting nodes")  # fmt: skip
-    assert (
-        ctl(host, "message", "send", "--from", "here", "--to", "there", "hello")["delivered"] == 1
-    )
-
-
-def slow_transfer(host: Machine, name: str) -> str:
-    """Begin a transfer of some ten seconds; returns its id once bytes have come."""
-    casts(host)
-    folder = next(n for n in ctl(host, "node", "list")["nodes"] if n["name"] == "here")["roots"]
-    host.sh(f"head -c 100000000 /dev/urandom > {folder['files']}/{name}; "
-            f"chown ray {folder['files']}/{name}")  # fmt: skip
-    sending = ("file", "send", f"here:files:{name}", "--to", "there", "--bandwidth", "10000000")
-    number = ctl(host, *sending, "--detach")["id"]
-    until(lambda: ctl(host, "transfer", "show", number)["bytes_verified"] > 50_000_000, 30, "half")
-    return str(number)
-
-
-def actors(host: Machine) -> list[str]:
-    """The pids of the processes that are casting nodes."""
-    lines = host.do("ps", "ax", "-ww", "-o", "pid,args").splitlines()
-    found = sorted(line.split()[0] for line in lines if "ray::Caster" in line)
-    assert found
-    return found
-
-
-def wait_done(host: Machine, number: str) -> None:
-    """Wait until a transfer is done; and done it must be."""
-    ended = {"done", "failed", "partial", "cancelled"}
-    until(lambda: ctl(host, "transfer", "show", number)["state"] in ended, 60, "its end")
-    one = ctl(host, "transfer", "show", number)
-    assert one["state"] == "done", one
-    assert one["recipients"][0]["sha256"] == one["sha256"]
-    assert one["recipients"][0]["bytes_sent"] <= one["bytes_total"] * 1.25, "sent again"
 
 
 def test_starts_without_ray_and_attaches_when_it_comes(service: Machine) -> None:
@@ -197,7 +139,7 @@ def test_a_frozen_daemon_is_ended_by_the_watchdog(service: Machine) -> None:
     start(service)
     service.sh(f"kill -STOP {show(service)['MainPID']}")
     known = wait_unit(service, "a restart", lambda known: known["NRestarts"] == "1")
-    assert any("Watchdog timeout" in line["MESSAGE"] for line in system_lines(service))
+    assert any("Watchdog timeout" in line["MESSAGE"] for line in journal(service))
     wait_state(service, "connected")
     assert known["Result"] == "success"
 
@@ -230,18 +172,12 @@ if sys.argv and "castrayd" in (sys.orig_argv[1] if len(sys.orig_argv) > 1 else "
 """
 
 
-def system_lines(host: Machine) -> list[dict[str, str]]:
-    """What systemd itself has said of the unit."""
-    said = host.do("journalctl", "--no-pager", "-o", "json", "UNIT=castrayd.service")
-    return [json.loads(line) for line in said.splitlines()]
-
-
 def test_faulty_settings_are_not_tried_again(service: Machine) -> None:
     good = service.do("cat", "/etc/castrayd/castrayd.toml")
     service.write("/etc/castrayd/castrayd.toml", "[ray]\naddres = 'x'\n[log]\nlevel = 'loud'\n")
     try:
         assert service.run("systemctl", "start", "castrayd").returncode != 0
-        time.sleep(3)  # longer than RestartSec
+        time.sleep(6)  # longer than RestartSec
         known = show(service)
         assert known["ActiveState"] == "failed"
         assert known["ExecMainStatus"] == "78"

@@ -7,8 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import build_wheel, install
-from tests.e2e.test_service import actors, slow_transfer, start, wait_done
-from tests.support.administrator import HEAD, ctl, drop_in, journal, show, start_head, wait_state
+from tests.support.administrator import (
+    actors,
+    ctl,
+    drop_in,
+    journal,
+    show,
+    slow_transfer,
+    start,
+    start_head,
+    wait_done,
+    wait_state,
+)
 from tests.support.machine import Machine
 from tests.support.processes import until
 
@@ -18,14 +28,6 @@ SECOND = 6479
 _APART = "--temp-dir=/tmp/ray-b --ray-client-server-port=25001 --dashboard-port=8366 {}".format(
     "--dashboard-agent-listen-port=52466 --dashboard-agent-grpc-port=52467"
 )
-
-
-@pytest.fixture(scope="module")
-def service(host: Machine) -> Machine:
-    """The machine with the units of its raylet's user."""
-    host.do("castrayd", "install-units", "--run-as", "ray")
-    host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
-    return host
 
 
 def test_two_instances_on_two_clusters_are_apart_in_everything(service: Machine) -> None:

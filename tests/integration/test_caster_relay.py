@@ -166,6 +166,13 @@ class Cast:
         seen["by"] = {one["recipient"]: one for one in seen["recipients"]}
         return seen
 
+    def under_way(self, name: str, count: int) -> tuple[str, dict[str, Any]]:
+        """Send slowly to three until one has so many bytes; returns the sha256 and the plan."""
+        sha256, plan = self.source(), self.plan("b", "c", "d", rate=SLOW)
+        self.send(plan)
+        self.verified(plan, name, count)
+        return sha256, plan
+
     def verified(self, plan: dict[str, Any], name: str, count: int) -> None:
         """Wait until a recipient has so many bytes."""
 
@@ -243,10 +250,7 @@ def test_file_arrives_at_three(cast: Cast) -> None:
 
 
 def test_killed_recipient_goes_on_where_it_was(cast: Cast) -> None:
-    sha256 = cast.source()
-    plan = cast.plan("b", "c", "d", rate=SLOW)
-    cast.send(plan)
-    cast.verified(plan, "c", 5 * CHUNK)
+    sha256, plan = cast.under_way("c", 5 * CHUNK)
     kill(cast.ask("c", "facts")["pid"])
     end = cast.ended(plan)
 
@@ -259,10 +263,7 @@ def test_killed_recipient_goes_on_where_it_was(cast: Cast) -> None:
 
 def test_frozen_recipient_holds_up_nobody_for_long(cast: Cast) -> None:
     """The others have the file long before a call to it times out; thawed, it gets the rest."""
-    sha256 = cast.source()
-    plan = cast.plan("b", "c", "d", rate=SLOW)
-    cast.send(plan)
-    cast.verified(plan, "c", 5 * CHUNK)
+    sha256, plan = cast.under_way("c", 5 * CHUNK)
     pid = cast.ask("c", "facts")["pid"]
     kill(pid, signal.SIGSTOP)
     try:
@@ -279,10 +280,7 @@ def test_frozen_recipient_holds_up_nobody_for_long(cast: Cast) -> None:
 
 def test_killed_sender_goes_on_where_it_was(cast: Cast) -> None:
     """Given the same plan again."""
-    sha256 = cast.source()
-    plan = cast.plan("b", "c", "d", rate=SLOW)
-    cast.send(plan)
-    cast.verified(plan, "b", 8 * CHUNK)
+    sha256, plan = cast.under_way("b", 8 * CHUNK)
     pid = cast.ask("a", "facts")["pid"]
     kill(pid)
     until(_again(cast, "a", pid), 30, "the sender again")

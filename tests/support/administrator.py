@@ -11,7 +11,8 @@ from tests.support.machine import Machine
 from tests.support.processes import until
 
 __all__ = (
-    "HEAD", "ctl", "drop_in", "journal", "show", "start_head", "told", "wait_state", "wait_unit",
+    "HEAD", "actors", "casts", "ctl", "drop_in", "journal", "show", "slow_transfer", "start",
+    "start_head", "told", "wait_done", "wait_state", "wait_unit", "with_head",
 )  # fmt: skip
 
 HEAD = "127.0.0.1:6379"
@@ -90,3 +91,58 @@ def journal(host: Machine, *fields: str, unit: str = "castrayd") -> list[dict[st
     """What a unit has logged, by field."""
     command = ["journalctl", "--no-pager", "-o", "json", "-u", unit, *map(shlex.quote, fields)]
     return [json.loads(line) for line in host.do(*command).splitlines()]
+
+
+def with_head(host: Machine) -> None:
+    """Have a head there that runs."""
+    if show(host, "head")["ActiveState"] != "active":
+        start_head(host)
+
+
+def start(host: Machine) -> None:
+    """Start the service, attached."""
+    with_head(host)
+    host.do("systemctl", "start", "castrayd")
+    wait_state(host, "connected")
+
+
+def casts(host: Machine) -> None:
+    """Show that what is sent comes."""
+    names = {node["name"] for node in ctl(host, "node", "list")["nodes"]}
+    for name in {"here", "there"} - names:
+        ctl(host, "node", "create", name)
+    until(lambda: all(n["state"] == "ready" for n in ctl(host, "node", "list")["nodes"]), 30,
+          "casting nodes")  # fmt: skip
+    assert (
+        ctl(host, "message", "send", "--from", "here", "--to", "there", "hello")["delivered"] == 1
+    )
+
+
+def slow_transfer(host: Machine, name: str) -> str:
+    """Begin a transfer of some ten seconds; returns its id once bytes have come."""
+    casts(host)
+    folder = next(n for n in ctl(host, "node", "list")["nodes"] if n["name"] == "here")["roots"]
+    host.sh(f"head -c 100000000 /dev/urandom > {folder['files']}/{name}; "
+            f"chown ray {folder['files']}/{name}")  # fmt: skip
+    sending = ("file", "send", f"here:files:{name}", "--to", "there", "--bandwidth", "10000000")
+    number = ctl(host, *sending, "--detach")["id"]
+    until(lambda: ctl(host, "transfer", "show", number)["bytes_verified"] > 50_000_000, 30, "half")
+    return str(number)
+
+
+def actors(host: Machine) -> list[str]:
+    """The pids of the processes that are casting nodes."""
+    lines = host.do("ps", "ax", "-ww", "-o", "pid,args").splitlines()
+    found = sorted(line.split()[0] for line in lines if "ray::Caster" in line)
+    assert found
+    return found
+
+
+def wait_done(host: Machine, number: str) -> None:
+    """Wait until a transfer is done; and done it must be."""
+    ended = {"done", "failed", "partial", "cancelled"}
+    until(lambda: ctl(host, "transfer", "show", number)["state"] in ended, 60, "its end")
+    one = ctl(host, "transfer", "show", number)
+    assert one["state"] == "done", one
+    assert one["recipients"][0]["sha256"] == one["sha256"]
+    assert one["recipients"][0]["bytes_sent"] <= one["bytes_total"] * 1.25, "sent again"
