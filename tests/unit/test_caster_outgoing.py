@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from castrayd.driver.caster import pace, recipient, remote, sending
+from castrayd.driver.caster import outgoing, pace, recipient, remote, sending
 from castrayd.driver.caster.incoming import Incoming
 from castrayd.driver.caster.outgoing import Outgoing
 from castrayd.driver.caster.pace import Window
 from castrayd.driver.caster.remote import Gone
 from castrayd.driver.caster.roots import Roots
+from castrayd.driver.caster.source import Source
 from tests.support.processes import until
 
 CHUNK = 1000
@@ -386,6 +387,29 @@ def test_bug_is_told_and_ends_it(world: World, monkeypatch: pytest.MonkeyPatch) 
 
     assert (end["state"], end["error"]["type"]) == ("failed", "internal")
     assert end["by"]["b"]["error"]["type"] == "internal"
+
+
+@pytest.mark.parametrize(("where", "error"), [("close", OSError), ("check", ValueError)])
+def test_every_end_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
+) -> None:
+    """Also where the source cannot be closed, or a fault is none that was thought of."""
+
+    def fault(_source: Source) -> None:
+        raise error("the test wants it")
+
+    world.add("b")
+    monkeypatch.setattr(Source, where, fault)
+
+    assert world.send("b")["state"] == ("done" if where == "close" else "failed")
+
+
+def test_fault_before_the_first_byte_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add("b")
+    monkeypatch.setattr(outgoing, "Source", lambda *_: 1 / 0)
+    end = world.send("b")
+
+    assert (end["state"], end["error"]["type"]) == ("failed", "internal")
 
 
 def test_rate_is_kept(world: World) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import traceback
 from typing import Any
 
 from castrayd.driver.caster.roots import FileRefusal, Roots, refusal_of
@@ -74,11 +76,19 @@ class Outgoing:
             self._error = refusal.document()["error"]
         except OSError as error:
             self._error = refusal_of(error, self._plan["source"]).document()["error"]
-        if self._sending:
-            self._sending.close()
+        except Exception as error:  # noqa: BLE001  else nobody would ever hear of its end
+            traceback.print_exception(type(error), error, error.__traceback__)
+            self._error = {"type": "internal", "message": f"{type(error).__name__}: {error}"}
+        finally:
+            self._close()
+            self._is_over = True
+
+    def _close(self) -> None:
         with self._lock:
             self._loop = None
-        self._is_over = True
+        with contextlib.suppress(OSError):  # it was only read
+            if self._sending:
+                self._sending.close()
 
     async def _main(self) -> None:
         with self._lock:
