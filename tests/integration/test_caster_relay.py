@@ -62,9 +62,9 @@ class Node:
         self.outgoing[id].cancel()
     def file_begin(self, spec):
         return self.incoming.begin(spec)
-    def file_take(self, id, index, digest, refs, relay):
+    def file_take(self, id, chunk, refs, relay):
         self.relayed += relay
-        return self.incoming.fetch(id, index, digest, refs, relay)
+        return self.incoming.fetch(id, chunk, refs, relay)
     def file_finish(self, id, sha256, chunks, mode):
         return self.incoming.finish(id, sha256, chunks, mode)
     def file_abandon(self, id):

@@ -1,86 +1,20 @@
 """Receiving files: verified, resumed, published whole or not at all."""
 
-import hashlib
 import os
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from castrayd.driver.caster import finished
-from castrayd.driver.caster.incoming import Incoming, default_reserve
-from castrayd.driver.caster.roots import Roots
-
-CHUNK = 1000
-DATA = os.urandom(2 * CHUNK + 345)
-
-
-class Node:
-    """One casting node's receiving side, which can be started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.files = folder / "files"
-        self.files.mkdir()
-        self._state = folder / "state"
-        self._state.mkdir()
-        self.start()
-
-    def start(self, reserve: int = 0) -> None:
-        roots = Roots({"files": {"path": str(self.files), "write": True}})
-        self.incoming = Incoming(roots, str(self._state), reserve)
-
-    def restart(self, reserve: int = 0) -> None:
-        self.incoming.close()
-        self.start(reserve)
-
-    def begin(self, transfer: str = "t1", path: str = "files:a.bin", **more: Any) -> dict[str, Any]:
-        spec = {"id": transfer, "path": path, "size": len(DATA), "chunk_bytes": CHUNK}
-        return self.incoming.begin({**spec, "if_exists": "refuse", **more})
-
-    def take(self, *indices: int, transfer: str = "t1", data: bytes = DATA) -> dict[str, Any]:
-        answer: dict[str, Any] = {}
-        for index in indices:
-            chunk = data[index * CHUNK : (index + 1) * CHUNK]
-            answer = self.incoming.take(transfer, index, _sha256(chunk), memoryview(chunk))
-        return answer
-
-    def finish(self, transfer: str = "t1", data: bytes = DATA) -> dict[str, Any]:
-        return self.incoming.finish(transfer, _sha256(data), _chunks(data))
-
-    def receive(self, **more: Any) -> dict[str, Any]:
-        answer = self.begin(**more)
-        assert answer == {"have": []}, answer
-        self.take(0, 1, 2, transfer=more.get("transfer", "t1"))
-        return self.finish(more.get("transfer", "t1"))
-
-    @property
-    def temporary(self) -> list[str]:
-        return sorted(p.name for p in self.files.rglob(".castray-*"))
+from castrayd.driver.caster.incoming import default_reserve
+from tests.support.receiving import CHUNK, DATA, Node, receiving, sha256, type_of
 
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    before = len(os.listdir("/proc/self/fd"))
-    one = Node(tmp_path)
-    yield one
-    one.incoming.close()
-    assert before == len(os.listdir("/proc/self/fd"))
-
-
-def _chunks(data: bytes) -> str:
-    """What a sender says of all chunks of a file."""
-    parts = (data[start : start + CHUNK] for start in range(0, len(data), CHUNK))
-    return _sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
-
-
-def _sha256(data: bytes | bytearray) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _type(answer: dict[str, Any]) -> str:
-    return str(answer["error"]["type"])
+    with receiving(tmp_path) as one:
+        yield one
 
 
 def test_file_arrives_whole(node: Node) -> None:
@@ -92,7 +26,7 @@ def test_file_arrives_whole(node: Node) -> None:
     done = node.finish()
     there = node.files / "new/folder/a.bin"
 
-    assert done == {"path": "files:new/folder/a.bin", "bytes": len(DATA), "sha256": _sha256(DATA)}
+    assert done == {"path": "files:new/folder/a.bin", "bytes": len(DATA), "sha256": sha256(DATA)}
     assert there.read_bytes() == DATA
     umask = os.umask(0o022)
     os.umask(umask)
@@ -110,7 +44,7 @@ def test_beginning_again_goes_on(node: Node) -> None:
     node.begin()
     node.take(1)
 
-    assert node.begin() == {"have": [[1, _sha256(DATA[CHUNK : 2 * CHUNK])]]}
+    assert node.begin() == {"have": [[1, sha256(DATA[CHUNK : 2 * CHUNK])]]}
 
 
 def test_resumed_by_a_later_process(node: Node) -> None:
@@ -125,53 +59,18 @@ def test_resumed_by_a_later_process(node: Node) -> None:
         log.write(b"torn")
 
     assert [index for index, _ in node.begin()["have"]] == [0, 2]
-    assert _type(node.finish()) == "internal"
+    assert type_of(node.finish()) == "checksum_mismatch"
     node.take(1)
     node.restart()
     assert [index for index, _ in node.begin()["have"]] == [0, 1, 2]
-    assert node.finish()["sha256"] == _sha256(DATA)
+    assert node.finish()["sha256"] == sha256(DATA)
     assert (node.files / "a.bin").read_bytes() == DATA
-
-
-def test_chunk_that_comes_late_of_another_file_is_seen(node: Node) -> None:
-    """A call that was under way when the source was replaced: nothing mixed is ever published."""
-    new = os.urandom(len(DATA))
-    node.begin()
-    node.take(0, 1, 2, data=new)
-    node.take(0)  # of the old file, after the new one's
-    assert _type(node.finish(data=new)) == "checksum_mismatch"
-    assert not (node.files / "a.bin").exists()
-    assert node.begin()["have"][0] == [0, _sha256(DATA[:CHUNK])]  # and so it is sent again
-    node.take(0, data=new)
-    assert node.finish(data=new)["sha256"] == _sha256(new)
-    assert (node.files / "a.bin").read_bytes() == new
 
 
 def test_what_is_finished_is_not_abandoned(node: Node) -> None:
     done = node.receive()
     assert node.incoming.abandon("t1") == {"done": done}
     assert (node.files / "a.bin").read_bytes() == DATA
-
-
-def test_crash_before_the_end_is_noted_makes_no_second_copy(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The part is there until then, and the name that it has been given is known by it."""
-    (node.files / "a.bin").write_bytes(b"other")
-    node.begin(if_exists="keep_both")
-    node.take(0, 1, 2)
-
-    def crash(_self: object, _transfer: str, _result: object) -> None:
-        raise SystemExit
-
-    with monkeypatch.context() as patched:
-        patched.setattr(finished.Finished, "put", crash)
-        with pytest.raises(SystemExit):
-            node.finish()
-    node.restart()
-    assert [index for index, _ in node.begin(if_exists="keep_both")["have"]] == [0, 1, 2]
-    assert node.finish()["path"] == "files:a (1).bin"
-    assert sorted(path.name for path in node.files.iterdir()) == ["a (1).bin", "a.bin"]
 
 
 @pytest.mark.parametrize("lost", [".castray-t1.part", ".castray-t1.log"])
@@ -199,7 +98,7 @@ def test_link_in_place_of_a_file_in_progress_is_not_followed(node: Node, tmp_pat
     victim.write_bytes(b"precious")
     (node.files / ".castray-t1.part").symlink_to(victim)
 
-    assert _type(node.begin()) == "path_forbidden"
+    assert type_of(node.begin()) == "path_forbidden"
     assert victim.read_bytes() == b"precious"
 
 
@@ -207,9 +106,9 @@ def test_chunk_that_is_not_what_was_sent_is_refused(node: Node) -> None:
     node.begin()
     chunk = DATA[:CHUNK]
 
-    assert _type(node.incoming.take("t1", 0, _sha256(b"else"), chunk)) == "checksum_mismatch"
-    assert _type(node.incoming.take("t1", 2, _sha256(chunk), chunk)) == "internal"
-    assert _type(node.incoming.take("t1", 9, _sha256(chunk), chunk)) == "internal"
+    assert type_of(node.give(0, sha256(b"else"), chunk)) == "checksum_mismatch"
+    assert type_of(node.give(2, sha256(chunk), chunk)) == "internal"
+    assert type_of(node.give(9, sha256(chunk), chunk)) == "internal"
     assert node.begin() == {"have": []}
 
 
@@ -219,11 +118,11 @@ def test_held_chunk_is_not_written_again(node: Node) -> None:
     node.take(0)
     log = node.files / ".castray-t1.log"
     size = log.stat().st_size
-    digest = _sha256(DATA[:CHUNK])
+    digest = sha256(DATA[:CHUNK])
 
     assert node.take(0) == {"ok": CHUNK}
-    assert node.incoming.take("t1", 0, digest, bytes(CHUNK)) == {"ok": CHUNK}
-    assert _type(node.incoming.take("t1", 0, digest, bytes(CHUNK), True)) == "checksum_mismatch"
+    assert node.give(0, digest, bytes(CHUNK)) == {"ok": CHUNK}
+    assert type_of(node.give(0, digest, bytes(CHUNK), True)) == "checksum_mismatch"
     assert size == log.stat().st_size
 
 
@@ -231,32 +130,32 @@ def test_views_are_dropped(node: Node) -> None:
     """A view that lives on would hold the sender's object in the store."""
     node.begin()
     chunk = bytearray(DATA[:CHUNK])
-    node.incoming.take("t1", 0, _sha256(chunk), chunk)
-    node.incoming.take("t1", 1, _sha256(b""), chunk)
+    node.give(0, sha256(chunk), chunk)
+    node.give(1, sha256(b""), chunk)
 
     chunk.extend(b"a buffer with views cannot grow")
 
 
 def test_unknown_transfer_is_said(node: Node) -> None:
     """The sender then begins it again."""
-    assert _type(node.take(0)) == "unknown_transfer"
-    assert _type(node.finish()) == "unknown_transfer"
-    assert _type(node.begin(transfer="../a")) == "path_forbidden"
+    assert type_of(node.take(0)) == "unknown_transfer"
+    assert type_of(node.finish()) == "unknown_transfer"
+    assert type_of(node.begin(transfer="../a")) == "path_forbidden"
 
 
 def test_same_size_there_is_compared_by_the_sender(node: Node) -> None:
     (node.files / "a.bin").write_bytes(bytes(len(DATA)))
 
-    assert node.begin() == {"there": _sha256(bytes(len(DATA))), "have": []}
+    assert node.begin() == {"there": sha256(bytes(len(DATA))), "have": []}
     assert node.temporary == []
-    assert _type(node.begin(differs=True)) == "exists"
+    assert type_of(node.begin(differs=True)) == "exists"
     assert node.begin(differs=True, if_exists="replace") == {"have": []}
 
 
 def test_other_size_there_is_refused_at_once(node: Node) -> None:
     (node.files / "a.bin").write_bytes(b"other")
 
-    assert _type(node.begin()) == "exists"
+    assert type_of(node.begin()) == "exists"
     assert node.temporary == []
 
 
@@ -265,7 +164,7 @@ def test_nothing_is_overwritten_that_came_meanwhile(node: Node) -> None:
     node.take(0, 1, 2)
     (node.files / "a.bin").write_bytes(b"other")
 
-    assert _type(node.finish()) == "exists"
+    assert type_of(node.finish()) == "exists"
     assert (node.files / "a.bin").read_bytes() == b"other"
     node.incoming.abandon("t1")
     assert node.temporary == []
@@ -277,7 +176,7 @@ def test_replace_replaces_a_file_and_nothing_else(node: Node) -> None:
 
     assert node.receive(if_exists="replace")["path"] == "files:a.bin"
     assert (node.files / "a.bin").read_bytes() == DATA
-    assert _type(node.begin(transfer="t2", path="files:folder", if_exists="replace")) == "exists"
+    assert type_of(node.begin(transfer="t2", path="files:folder", if_exists="replace")) == "exists"
 
 
 def test_keep_both_takes_the_first_free_name(node: Node) -> None:
@@ -290,18 +189,6 @@ def test_keep_both_takes_the_first_free_name(node: Node) -> None:
     found = node.receive(transfer="t2", path=f"files:{long}", if_exists="keep_both")["path"]
     assert found == "files:" + "ü" * 123 + " (1).bin"
     assert (node.files / "a (2).bin").read_bytes() == DATA
-
-
-def test_crash_between_link_and_unlink_makes_no_second_file(node: Node) -> None:
-    (node.files / "a.bin").write_bytes(b"other")
-    node.begin(if_exists="keep_both")
-    node.take(0, 1, 2)
-    os.link(node.files / ".castray-t1.part", node.files / "a (1).bin")
-    node.restart()
-
-    node.begin(if_exists="keep_both")
-    assert node.finish()["path"] == "files:a (1).bin"
-    assert sorted(os.listdir(node.files)) == ["a (1).bin", "a.bin"]
 
 
 def test_finished_transfer_is_known_later(node: Node) -> None:
@@ -337,7 +224,7 @@ def test_reserve_stays_free(node: Node) -> None:
     node.restart(disk.f_blocks * disk.f_frsize)
     answer = node.begin(path="files:folder/a.bin")
 
-    assert _type(answer) == "disk_full"
+    assert type_of(answer) == "disk_full"
     assert os.listdir(node.files) == []
     assert default_reserve(disk) >= 1024**3
 
@@ -360,7 +247,7 @@ def test_abandoned_leaves_nothing(node: Node) -> None:
         assert node.incoming.abandon("t1") == {}
         assert node.incoming.abandon("t1") == {}
         assert node.temporary == []
-        assert _type(node.take(1)) == "unknown_transfer"
+        assert type_of(node.take(1)) == "unknown_transfer"
 
 
 def test_sweep_removes_what_nobody_goes_on_with(node: Node) -> None:
@@ -372,23 +259,3 @@ def test_sweep_removes_what_nobody_goes_on_with(node: Node) -> None:
 
     assert node.incoming.sweep(3600) == ["old"]
     assert node.temporary == [".castray-new.log", ".castray-new.part"]
-
-
-def test_many_threads_take_and_begin(node: Node) -> None:
-    """The same chunks at once, while others begin it again."""
-    node.begin()
-    failures: list[Any] = []
-
-    def work() -> None:
-        for index in (0, 1, 2):
-            failures.extend(a for a in (node.take(index), node.begin()) if "error" in a)
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert failures == []
-    assert node.finish()["bytes"] == len(DATA)
-    assert (node.files / "a.bin").read_bytes() == DATA

@@ -57,8 +57,8 @@ class Node:
         if method == "sending":
             return {}
         if method == "file_take":
-            id_, index, digest, (data,), relay = arguments
-            answer = self.incoming.take(id_, index, digest, data, relay)
+            id_, chunk, (data,), relay = arguments
+            answer = self.incoming.take(id_, chunk, data, relay)
             return {**answer, "refs": [bytes(data)]} if relay and "ok" in answer else answer
         return dict(getattr(self.incoming, method.removeprefix("file_"))(*arguments))
 
@@ -68,7 +68,7 @@ class Node:
 
     def taken(self) -> list[int]:
         """The chunks that were sent to it, in the order in which they came."""
-        return [arguments[1] for method, arguments in self.calls if method == "file_take"]
+        return [arguments[1]["index"] for method, arguments in self.calls if method == "file_take"]
 
 
 class Remotes:
@@ -166,7 +166,7 @@ def _once(index: int, instead: Callable[[], dict[str, Any] | None]) -> Fault:
     left = [True]
 
     def fault(method: str, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
-        if method == "file_take" and arguments[1] == index and left:
+        if method == "file_take" and arguments[1]["index"] == index and left:
             left.clear()
             return instead()
         return None
@@ -317,9 +317,12 @@ def test_damaged_chunk_is_sent_again(world: World) -> None:
 
 def test_chunk_that_is_always_damaged_ends_it(world: World) -> None:
     world.add("b")
-    world.nodes["b"].fault = lambda method, arguments: (
-        _error("checksum_mismatch") if method == "file_take" and arguments[1] == 3 else None
-    )
+
+    def fault(method: str, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
+        is_it = method == "file_take" and arguments[1]["index"] == 3
+        return _error("checksum_mismatch") if is_it else None
+
+    world.nodes["b"].fault = fault
     end = world.send("b")
 
     assert end["state"] == "failed"

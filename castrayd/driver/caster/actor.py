@@ -177,13 +177,12 @@ class Caster:
     def file_take(
         self,
         transfer: str,
-        index: int,
-        digest: str,
+        chunk: dict[str, Any],
         refs: list[Any],
         relay: bool,  # noqa: FBT001
     ) -> dict[str, Any]:
         """Fetch and write a chunk; see `Incoming.fetch`."""
-        return self._incoming.fetch(transfer, index, digest, refs, relay)
+        return self._incoming.fetch(transfer, chunk, refs, relay)
 
     def file_finish(
         self, transfer: str, sha256: str, chunks: str, mode: int | None = None

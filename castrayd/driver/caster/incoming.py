@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from castrayd.driver.caster.finished import Finished, Opened
@@ -17,6 +18,8 @@ from castrayd.driver.caster.roots import FileRefusal, Roots, answered
 
 __all__ = ("FETCH_S", "Incoming", "default_reserve")
 
+_IDLE_S = 3600.0
+"""A receipt of which nobody has asked anything for so long lets go of its files."""
 FETCH_S = 25.0
 """A chunk is fetched within it: longer than a pull's retry (10 s), shorter than a sender waits."""
 _MIN_RESERVE = 1024**3
@@ -51,51 +54,64 @@ class Incoming:
     def begin(self, spec: dict[str, Any]) -> dict[str, Any]:
         """Begin or resume `{"id", "path", "size", "chunk_bytes", "if_exists", "differs"?}`.
 
-        Returns `{"have": [[index, sha256], ...]}`, what is verified and written already; with
-        `there` when a file of that size has the name: its sha256, and nothing was made. A sender
-        whose file is another one says so with `differs` and begins again. `{"done": result}` when
-        it was finished before.
+        Returns `{"have": [[index, sha256], ...], "generation"}`: what is verified and written
+        already, and what chunks come with until it is begun again. With `there` when a file of
+        that size has the name: its sha256, and nothing was made. A sender whose file is another
+        one says so with `differs` and begins again. `{"done": result}` when it was finished before.
         """
         return answered(str(spec.get("path")), lambda: self._begin(spec))
 
     def _begin(self, spec: dict[str, Any]) -> dict[str, Any]:
         _check(spec)
         id_ = spec["id"]
-        done = self._finished.get(id_)
-        if done:
-            return {"done": done}
+        while True:
+            done = self._finished.get(id_)
+            if done:
+                if self._opened.get(id_) is not None:  # a crash came before all was tidied
+                    self._abandon(id_)
+                return {"done": done}
+            receipt = self._made(id_)
+            answer = receipt.begin(spec)
+            if answer is not None:
+                return answer
+            self._drop(id_, receipt)  # it was let go of between the two
+
+    def _made(self, transfer: str) -> Receipt:
         with self._lock:
-            receipt = self._receipts.get(id_)
+            receipt = self._receipts.get(transfer)
             if receipt is None:
-                receipt = Receipt(self._roots, self._reserve, lambda p: self._opened.put(id_, p))
-                self._receipts[id_] = receipt
-        return receipt.begin(spec)
+                note = partial(self._opened.put, transfer)
+                receipt = self._receipts[transfer] = Receipt(self._roots, self._reserve, note)
+            return receipt
+
+    def _drop(self, transfer: str, receipt: Receipt) -> None:
+        with self._lock:
+            if self._receipts.get(transfer) is receipt:
+                del self._receipts[transfer]
 
     def take(
         self,
         transfer: str,
-        index: int,
-        digest_hex: str,
+        chunk: dict[str, Any],
         data: Any,
         again: bool = False,  # noqa: FBT001, FBT002
     ) -> dict[str, Any]:
         """Verify and write a chunk, any buffer; returns `{"ok": bytes}`. No view of it is kept.
 
-        `again`: it will be sent on, and so is verified even if it was here before.
+        `chunk` is `{"index", "sha256", "generation"}`: one of a call of before the file was begun
+        last is refused. `again`: it will be sent on, and so is verified even if it was here before.
         """
 
         def work() -> dict[str, Any]:
             with memoryview(data) as view:
-                digest = bytes.fromhex(digest_hex)
-                return {"ok": self._receipt(transfer).take(index, digest, view, again=again)}
+                return {"ok": self._receipt(transfer).take(chunk, view, again=again)}
 
-        return answered(f"chunk {index}", work)
+        return answered(f"chunk {chunk['index']}", work)
 
     def fetch(
         self,
         transfer: str,
-        index: int,
-        digest_hex: str,
+        chunk: dict[str, Any],
         refs: list[Any],
         relay: bool,  # noqa: FBT001
     ) -> dict[str, Any]:
@@ -109,9 +125,9 @@ class Incoming:
         try:
             (data,) = ray.get(refs, timeout=FETCH_S)
         except ray.exceptions.RayError as error:
-            message = f"chunk {index}: {type(error).__name__}: {error}"
+            message = f"chunk {chunk['index']}: {type(error).__name__}: {error}"
             return FileRefusal("object_lost", message[:500]).document()
-        answer = self.take(transfer, index, digest_hex, data, relay)
+        answer = self.take(transfer, chunk, data, relay)
         if relay and "ok" in answer:
             again = put(data)
             answer["refs"] = [] if again is None else [again]
@@ -152,17 +168,17 @@ class Incoming:
     def _abandon(self, transfer: str) -> dict[str, Any]:
         if not _ID.fullmatch(transfer):
             return {}
-        receipt = self._receipts.get(transfer)
-        if receipt is not None:
-            receipt.abandon()
-        done = self._finished.get(transfer)  # a finish that was under way has come first
-        if done:
-            return {"done": done}
+        receipt = self._made(transfer)
+        receipt.abandon(lambda: self._remove(transfer))
+        self._drop(transfer, receipt)
+        done = self._finished.get(transfer)  # a finish that was under way may have come first
+        return {"done": done} if done else {}
+
+    def _remove(self, transfer: str) -> None:
         path = self._opened.get(transfer)
         if path is not None:
             self._discard(transfer, path)
-        self._forget(transfer)
-        return {}
+            self._opened.drop(transfer)
 
     def _discard(self, transfer: str, path: str) -> None:
         try:
@@ -175,7 +191,14 @@ class Incoming:
             os.close(folder)
 
     def sweep(self, max_age_s: float) -> list[str]:
-        """Abandon what nobody has gone on with for so long; returns the ids."""
+        """Abandon what nobody has gone on with for so long; returns the ids.
+
+        What is only idle is closed, and resumed when it is begun again.
+        """
+        for id_, idle in list(self._receipts.items()):
+            if idle.idle_s() >= _IDLE_S:
+                idle.close()
+                self._drop(id_, idle)
         swept = []
         for id_ in self._opened.older(max_age_s):
             receipt = self._receipts.get(id_)

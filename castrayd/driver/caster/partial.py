@@ -13,6 +13,7 @@ import hashlib
 import os
 import stat
 import struct
+from collections.abc import Callable
 
 from castrayd.driver.caster.roots import TEMP_PREFIX
 
@@ -25,8 +26,6 @@ _RECORD = ">I32s"  # a format, for a Struct cannot go to the cluster by value
 _RECORD_BYTES = struct.calcsize(_RECORD)
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-SYNC_BYTES = 64 * 1024 * 1024
-"""After so many the data are synced: a slow disk is felt on the way, not all at the end."""
 
 
 class Partial:
@@ -40,7 +39,6 @@ class Partial:
         self.held: dict[int, bytes] = {}
         """The sha256 of each chunk that is verified and written, by index."""
         self._data = self._claims = -1
-        self._unsynced = 0
 
     @property
     def count(self) -> int:
@@ -51,12 +49,19 @@ class Partial:
         """How long a chunk is: all are alike, but for the last."""
         return min(self._chunk_bytes, self.size - index * self._chunk_bytes)
 
-    def resume(self) -> bool:
-        """Open what an earlier process left, keeping what is still true; False if nothing fits."""
+    def offset(self, index: int) -> int:
+        """Where a chunk begins."""
+        return index * self._chunk_bytes
+
+    def resume(self, is_published: Callable[[os.stat_result], bool]) -> bool:
+        """Open what an earlier process left, keeping what is still true; False if nothing fits.
+
+        `is_published` says whether it has its final name already, beside that of a part.
+        """
         try:
             self._data = os.open(self._part, os.O_RDWR | _OLD, dir_fd=self._folder)
             self._claims = os.open(self._log, os.O_RDWR | os.O_APPEND | _OLD, dir_fd=self._folder)
-            claimed = self._claimed()
+            claimed = self._claimed(is_published)
         except FileNotFoundError:
             claimed = None
         if claimed is None:
@@ -65,14 +70,14 @@ class Partial:
         self.held = {i: digest for i, digest in claimed.items() if self._is_true(i, digest)}
         return True
 
-    def _claimed(self) -> dict[int, bytes] | None:
+    def _claimed(self, is_published: Callable[[os.stat_result], bool]) -> dict[int, bytes] | None:
         """Read the log; None when it is of another file than ours. A torn last record is cut."""
         facts = os.fstat(self._data)
-        header = os.pread(self._claims, _HEADER_BYTES, 0)
         if (
-            header != self._header()
-            or not stat.S_ISREG(facts.st_mode)
+            not _is_ours(os.fstat(self._claims))
+            or not (_is_ours(facts) or (_is_ours(facts, 2) and is_published(facts)))
             or facts.st_size != self.size
+            or os.pread(self._claims, _HEADER_BYTES, 0) != self._header()
         ):
             return None
         length = os.fstat(self._claims).st_size - _HEADER_BYTES
@@ -85,7 +90,7 @@ class Partial:
         return struct.pack(_HEADER, _MAGIC, self.size, self._chunk_bytes)
 
     def _is_true(self, index: int, digest: bytes) -> bool:
-        data = os.pread(self._data, self.length(index), index * self._chunk_bytes)
+        data = os.pread(self._data, self.length(index), self.offset(index))
         return hashlib.sha256(data).digest() == digest
 
     def to_write(self) -> int:
@@ -118,19 +123,15 @@ class Partial:
 
     def write(self, index: int, digest: bytes, data: memoryview) -> None:
         """Write a verified chunk, then claim it."""
-        offset = index * self._chunk_bytes
+        offset = self.offset(index)
         written = 0
         while written < len(data):
             written += os.pwrite(self._data, data[written:], offset + written)
         os.write(self._claims, struct.pack(_RECORD, index, digest))
         self.held[index] = digest
-        self._unsynced += len(data)
 
-    def take_sync_turn(self) -> int | None:
-        """Return a descriptor to sync and close, when enough is unsynced; else None."""
-        if self._unsynced < SYNC_BYTES:
-            return None
-        self._unsynced = 0
+    def duplicate(self) -> int:
+        """Return a descriptor of the bytes, which the caller closes."""
         return os.dup(self._data)
 
     def missing(self) -> list[int]:
@@ -164,6 +165,12 @@ class Partial:
 def discard(folder: int, transfer: str) -> None:
     """Remove what there is of a file in progress; raises OSError."""
     _remove(folder, *_names(transfer))
+
+
+def _is_ours(facts: os.stat_result, links: int = 1) -> bool:
+    """Whether we have made it: whoever may write in the folder can link a file of ours there."""
+    is_mine = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+    return is_mine and facts.st_nlink == links
 
 
 def _names(transfer: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from castrayd.driver.caster.roots import MAX_NAME_BYTES, FileRefusal
 
-__all__ = ("HASH_BYTES", "publish", "standing", "standing_sha256")
+__all__ = ("HASH_BYTES", "is_published", "publish", "standing", "standing_sha256")
 
 HASH_BYTES = 1024 * 1024
 _MOST_NAMES = 1000
@@ -50,6 +50,15 @@ def publish(folder: int, part: str, leaf: str, if_exists: str) -> str:
             raise FileRefusal("exists", f"{leaf}: a file of that name has come meanwhile")
     os.fsync(folder)
     return name
+
+
+def is_published(folder: int, part: os.stat_result, leaf: str) -> bool:
+    """Whether a file has a name already that `publish` gives, of before a crash."""
+    for name in _numbered(leaf):
+        there = standing(folder, name)
+        if there is None or os.path.samestat(part, there):
+            return there is not None
+    return False
 
 
 def _replace(folder: int, part: str, leaf: str) -> None:

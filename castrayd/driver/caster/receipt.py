@@ -11,8 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from castrayd.driver.caster.partial import Partial
-from castrayd.driver.caster.publish import publish, standing, standing_sha256
+from castrayd.driver.caster.publish import (
+    is_published,
+    publish,
+    standing,
+    standing_sha256,
+)
 from castrayd.driver.caster.roots import FileRefusal, Roots
+from castrayd.driver.caster.writeback import write_back
 
 __all__ = ("Receipt", "Reserve")
 
@@ -32,16 +38,20 @@ class Receipt:
         self._folder = -1
         self._partial: Partial | None = None
         self._result: dict[str, Any] | None = None
+        self._generation = ""
+        self._is_over = False
         self._touched = time.monotonic()
 
     def idle_s(self) -> float:
         """Return for how long nobody has asked anything of it."""
         return time.monotonic() - self._touched
 
-    def begin(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """Make it, resume it, or go on with it; see `Incoming.begin`."""
+    def begin(self, spec: dict[str, Any]) -> dict[str, Any] | None:
+        """Make it, resume it, or go on with it; see `Incoming.begin`. None once it is over."""
         self._touched = time.monotonic()
         with self._lock:
+            if self._is_over:
+                return None
             if self._result:
                 return {"done": self._result}
             if self._partial is None or not _same(spec, self._spec):
@@ -49,7 +59,8 @@ class Receipt:
                 there = self._open(spec)
                 if there:
                     return {"there": there, "have": []}
-            return {"have": self._have()}
+            self._generation = os.urandom(8).hex()
+            return {"have": self._have(), "generation": self._generation}
 
     def _have(self) -> list[list[Any]]:
         held = self._partial.held if self._partial else {}
@@ -91,7 +102,7 @@ class Receipt:
 
     def _ready(self) -> None:
         """Resume what an earlier process left, or make it, where there is room for it."""
-        resumed = self._folder >= 0 and self._new_partial().resume()
+        resumed = self._folder >= 0 and self._new_partial().resume(self._is_published)
         if not resumed:
             self._partial = None
         self._check_space(resumed=resumed)
@@ -100,6 +111,10 @@ class Receipt:
             if self._folder < 0:
                 self._folder, _ = self._roots.open_parent(self._spec["path"])
             self._new_partial().make()
+
+    def _is_published(self, part: os.stat_result) -> bool:
+        leaf = self._spec["path"].rpartition(":")[2].rpartition("/")[2]
+        return is_published(self._folder, part, leaf)
 
     def _new_partial(self) -> Partial:
         spec = self._spec
@@ -116,34 +131,49 @@ class Receipt:
             message = f"{needed} bytes to write and {reserve} to stay free, but {free} are free"
             raise FileRefusal("disk_full", f"{self._spec['path']}: {message}")
 
-    def take(self, index: int, digest: bytes, data: memoryview, *, again: bool) -> int:
+    def take(self, chunk: dict[str, Any], data: memoryview, *, again: bool) -> int:
         """Verify and write a chunk; returns its length. No view of `data` is kept.
 
         One that is held already is not written again, and verified only if it is sent `again`.
         """
         self._touched = time.monotonic()
-        partial = self._open_partial()
+        index, digest = chunk["index"], bytes.fromhex(chunk["sha256"])
+        partial = self._begun(chunk["generation"])
         if not 0 <= index < partial.count or len(data) != partial.length(index):
             raise FileRefusal("internal", f"chunk {index} of {len(data)} bytes fits nowhere")
         if partial.held.get(index) != digest or again:
             if hashlib.sha256(data).digest() != digest:
                 raise FileRefusal("checksum_mismatch", f"chunk {index} is not what was sent")
-            self._write(index, digest, data)
+            self._write(chunk, digest, data)
         return len(data)
 
-    def _write(self, index: int, digest: bytes, data: memoryview) -> None:
+    def _begun(self, generation: str) -> Partial:
+        """Return what is open; a call of before it was begun last has come too late."""
+        partial = self._open_partial()
+        if generation != self._generation:
+            raise FileRefusal("unknown_transfer", "it was begun again since this was sent")
+        return partial
+
+    def _write(self, chunk: dict[str, Any], digest: bytes, data: memoryview) -> None:
         # under the lock: two copies of a chunk that was changed meanwhile must not mix
         with self._lock:
-            partial = self._open_partial()
+            partial = self._begun(chunk["generation"])
+            index = chunk["index"]
             if partial.held.get(index) == digest:
                 return
             partial.write(index, digest, data)
-            unsynced = partial.take_sync_turn()
-        if unsynced is not None:
-            try:
-                os.fdatasync(unsynced)
-            finally:
-                os.close(unsynced)
+            descriptor = partial.duplicate()  # it may be closed meanwhile
+        self._write_back(partial, descriptor, index)
+
+    def _write_back(self, partial: Partial, descriptor: int, index: int) -> None:
+        try:
+            write_back(descriptor, partial.offset(index), partial.length(index))
+        except OSError:
+            with self._lock:
+                self._discard(partial)
+            raise
+        finally:
+            os.close(descriptor)
 
     def _open_partial(self) -> Partial:
         if self._partial is None:
@@ -163,40 +193,58 @@ class Receipt:
             if self._result is None:
                 partial = self._open_partial()
                 self._verify(partial, chunks)
-                self._result = self._publish(partial, sha256, mode)
+                self._seal(partial, mode)
+                self._result = self._publish(partial, sha256)
                 keep(self._result)
                 partial.discard()
                 self._leave()
             return self._result
 
     def _verify(self, partial: Partial, chunks: str) -> None:
-        """Refuse a file of which a chunk is another one's: of a call that came late."""
-        held = hashlib.sha256(b"".join(digest for _, digest in sorted(partial.held.items())))
-        if not partial.missing() and held.hexdigest() != chunks:
-            raise FileRefusal("checksum_mismatch", "a chunk of it is not of this file")
-
-    def _publish(self, partial: Partial, sha256: str, mode: int) -> dict[str, Any]:
+        """Refuse what is not whole, or of which a chunk is another file's."""
         missing = partial.missing()
         if missing:
             some = ", ".join(map(str, missing[:10]))
-            raise FileRefusal("internal", f"{len(missing)} chunks are missing: {some}")
+            raise FileRefusal("checksum_mismatch", f"{len(missing)} chunks are missing: {some}")
+        held = hashlib.sha256(b"".join(digest for _, digest in sorted(partial.held.items())))
+        if held.hexdigest() != chunks:
+            raise FileRefusal("checksum_mismatch", "a chunk of it is not of this file")
+
+    def _seal(self, partial: Partial, mode: int) -> None:
+        try:
+            partial.seal(mode)
+        except OSError:
+            self._discard(partial)
+            raise
+        if self._is_over:
+            raise FileRefusal("cancelled", "it was abandoned while it was written to the disk")
+
+    def _discard(self, partial: Partial) -> None:
+        """Remove what is open: after a failed sync, a later one may succeed with bytes lost."""
+        if partial is self._partial:
+            partial.discard()
+            self._leave()
+
+    def _publish(self, partial: Partial, sha256: str) -> dict[str, Any]:
         root, _, below = self._spec["path"].partition(":")
         parent, slash, leaf = below.rpartition("/")
-        partial.seal(mode)
         name = publish(self._folder, partial.part_name, leaf, self._spec["if_exists"])
         path = f"{root}:{parent}{slash}{name}"
         return {"path": path, "bytes": partial.size, "sha256": sha256}
 
-    def abandon(self) -> None:
-        """Remove what there is of it."""
+    def abandon(self, remove: Callable[[], None]) -> None:
+        """End it, unless it is published; `remove` is to remove what there is on the disk."""
+        self._is_over = True  # before the lock: what is being synced now is not published after
         with self._lock:
             if self._partial is not None:
                 self._partial.discard()
             self._leave()
+            remove()
 
     def close(self) -> None:
-        """Let go of it, leaving on the disk what there is, to be resumed."""
+        """End it, leaving on the disk what there is, to be resumed by another."""
         with self._lock:
+            self._is_over = True
             self._leave()
 
     def _leave(self) -> None:

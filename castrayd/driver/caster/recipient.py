@@ -39,7 +39,7 @@ class Host(Protocol):
         """Return the source's sha256, known or not; raises FileRefusal."""
 
 
-_AGAIN = frozenset({"unknown_transfer", "internal", "checksum_mismatch"})
+_AGAIN = frozenset({"unknown_transfer", "checksum_mismatch"})
 """A file that cannot be finished so is begun again: it then says what it has."""
 
 
@@ -57,6 +57,8 @@ class Recipient:
         self._state = "beginning"
         self._life = 0
         """How often it has begun: what concerns an earlier life is heard no more."""
+        self._generation = ""
+        """What it calls its life."""
         self._trouble_since: float | None = None
         self._shakes = 0
         """How often in a row it was lost without a chunk between."""
@@ -132,7 +134,7 @@ class Recipient:
         elif "there" in answer:
             await self._compare(answer["there"])
         else:
-            self._resume(answer["have"])
+            self._resume(answer["have"], answer["generation"])
 
     async def _compare(self, there: str) -> None:
         if await self._host.sha256() != there:
@@ -142,8 +144,9 @@ class Recipient:
         self._facts["skipped"] = True
         self._abandon()
 
-    def _resume(self, have: list[list[Any]]) -> None:
+    def _resume(self, have: list[list[Any]], generation: str) -> None:
         self.tally.resume(have)
+        self._generation = generation
         self._life += 1
         self._trouble_since = None
         self._turn("ready")
@@ -166,10 +169,11 @@ class Recipient:
             if not self.is_ready:
                 return []
             life = self._life
+            chunk = {"index": index, "sha256": digest.hex(), "generation": self._generation}
             self.tally.send(index)
             try:
-                chunk = (self._plan["id"], index, digest.hex(), [ref], relay)
-                answer = await watched(self._remote, "file_take", self._call_s, *chunk)
+                call = (self._plan["id"], chunk, [ref], relay)
+                answer = await watched(self._remote, "file_take", self._call_s, *call)
             except Gone as gone:
                 self._shake(life, str(gone))
                 return []
