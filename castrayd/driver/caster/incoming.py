@@ -117,8 +117,9 @@ class Incoming:
     ) -> dict[str, Any]:
         """Fetch a chunk from Ray and take it: all of the remote method `file_take`.
 
-        With `relay` the chunk is put again once it is verified, and the answer has its `refs`:
-        none where this node's object store has no room.
+        The answer tells the bytes that have come, as `received`, used or not. With `relay` the
+        chunk is put again once it is verified, and the answer has its `refs`: none where this
+        node's object store has no room.
         """
         import ray  # noqa: PLC0415
 
@@ -127,7 +128,7 @@ class Incoming:
         except ray.exceptions.RayError as error:
             message = f"chunk {chunk['index']}: {type(error).__name__}: {error}"
             return FileRefusal("object_lost", message[:500]).document()
-        answer = self.take(transfer, chunk, data, relay)
+        answer = {**self.take(transfer, chunk, data, relay), "received": len(data)}
         if relay and "ok" in answer:
             again = put(data)
             answer["refs"] = [] if again is None else [again]

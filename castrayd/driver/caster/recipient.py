@@ -68,7 +68,7 @@ class Recipient:
         self._facts: dict[str, Any] = {}
 
     def progress(self) -> dict[str, Any]:
-        """Return where it stands. Bytes are verified when it has said so, sent when they went.
+        """Return where it stands. Bytes are verified, or sent, when it has said so.
 
         What it has of them is None as long as it has not told this sender.
         """
@@ -170,13 +170,13 @@ class Recipient:
                 return []
             life = self._life
             chunk = {"index": index, "sha256": digest.hex(), "generation": self._generation}
-            self.tally.send(index)
             try:
                 call = (self._plan["id"], chunk, [ref], relay)
                 answer = await watched(self._remote, "file_take", self._call_s, *call)
             except Gone as gone:
                 self._shake(life, str(gone))
                 return []
+            self.tally.sent += answer.get("received", 0)
             if life != self._life:
                 return []
             error = answer.get("error", {})

@@ -38,7 +38,7 @@ class Tally:
         self.has_told = False
         """Whether it has said what it has."""
         self.sent = 0
-        """Bytes that went to it, each time they did."""
+        """Bytes that it has received, each time that it did, as it has said."""
 
     def resume(self, have: list[list[Any]]) -> None:
         """Begin anew with what it says it has; that counts where the source has the same."""
@@ -61,10 +61,6 @@ class Tally:
         if index not in self._held:
             self._held.add(index)
             self.verified += self._source.length(index)
-
-    def send(self, index: int) -> None:
-        """Count a chunk as sent, once more."""
-        self.sent += self._source.length(index)
 
     def lacks(self, index: int) -> bool:
         """Whether a chunk is not held, as far as is known."""
