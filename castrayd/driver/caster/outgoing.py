@@ -21,7 +21,7 @@ class Outgoing:
 
     `plan` is `{"id", "source": "root:path", "path": "root:path", "chunk_bytes", "window",
     "if_exists", "rate": bytes/s or None, "patience_s", "recipients": [{"name", "actor"}],
-    "identity"?: {"size", "mtime_ns"}}`.
+    "identity"?: {"size", "mtime_ns", "sha256"}}`.
     """
 
     def __init__(self, plan: dict[str, Any], roots: Roots, namespace: str) -> None:
@@ -56,7 +56,7 @@ class Outgoing:
             "state": _state({row["state"] for row in rows}) if is_over else "running",
             "bytes_total": sending.source.size if sending else None,
             "sha256": sending.source.sha256 if sending else None,
-            "identity": {"mtime_ns": sending.source.mtime_ns} if sending else None,
+            "identity": sending.source.identity if sending else None,
             "error": self._error,
             "recipients": rows,
         }

@@ -40,6 +40,7 @@ class Sending:
         self._lookups = ThreadPoolExecutor(_THREADS, "send-find")  # these may hang
         self._threads = ThreadPoolExecutor(_THREADS, "send")
         self._in_order = ThreadPoolExecutor(1, "send-hash")
+        self._aside = ThreadPoolExecutor(1, "send-compare")  # nobody's chunks wait for it
         self._rate = Rate(plan.get("rate"))
         self._begins: set[asyncio.Task[None]] = set()
         self._ends: set[asyncio.Task[None]] = set()
@@ -105,6 +106,7 @@ class Sending:
         self._lookups.shutdown(wait=False)
         self._threads.shutdown()
         self._in_order.shutdown()
+        self._aside.shutdown()
         self.source.close()
 
     async def _settle(self) -> None:
@@ -143,9 +145,11 @@ class Sending:
 
     async def sha256(self) -> str:
         """Return the source's sha256, reading it for that alone where it must be known before."""
+        if self.source.sha256 is not None:
+            return self.source.sha256
         if self._hashing is None:
             loop = asyncio.get_running_loop()
-            self._hashing = loop.run_in_executor(self._in_order, self.source.hash_all)
+            self._hashing = loop.run_in_executor(self._aside, self.source.hash_all)
         return await asyncio.shield(self._hashing)
 
     async def _in_thread(self, work: Any, *arguments: Any) -> Any:

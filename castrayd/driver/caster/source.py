@@ -33,6 +33,8 @@ class Source:
         """The sha256 of each chunk that has been read."""
         self._whole = hashlib.sha256()
         self._hashed = 0
+        self._known: str | None = None
+        """What the whole's sha256 must be, as it was told or found."""
         self.sha256 = None if self.count else self._whole.hexdigest()
         """Of the whole file, once all of it has been read in order."""
         self._spare: list[mmap.mmap] = []
@@ -47,6 +49,12 @@ class Source:
         for key, here in (("size", self.size), ("mtime_ns", self.mtime_ns)):
             if known.get(key) not in {None, here}:
                 raise FileRefusal("source_changed", f"the source's {key} is not what it was")
+        self._known = known.get("sha256")
+
+    @property
+    def identity(self) -> dict[str, int]:
+        """What a later sender of the same file must find."""
+        return {"size": self.size, "mtime_ns": self.mtime_ns}
 
     @property
     def chunks(self) -> str:
@@ -87,27 +95,36 @@ class Source:
         if before is not None and before != found:
             raise _changed("has other bytes than before")
         self.digests[index] = found
+        if self.count == 1:
+            self._found(found.hex())
         return found
 
     def follow(self, index: int, view: memoryview) -> None:
         """Hash on to the whole file's sha256; called with each chunk in order, once."""
-        if index != self._hashed or self.sha256:
+        if index != self._hashed or self.count == 1:  # a single chunk's is the whole's
             return
         self._whole.update(view)
         self._hashed += 1
         if self._hashed == self.count:
-            self.sha256 = self._whole.hexdigest()
+            self._found(self._whole.hexdigest())
 
     def hash_all(self) -> str:
-        """Return the whole file's sha256, by reading it if it is not known yet."""
-        if self.sha256 is None:
-            whole = hashlib.sha256()
-            for index in range(self.count):
-                view = self.read(index)
-                whole.update(view)
-                self.give_back(view)
-            self.sha256 = whole.hexdigest()
-        return self.sha256
+        """Return the whole file's sha256, by reading it where it is not known before."""
+        whole = hashlib.sha256()
+        for index in range(self.count):
+            if self.sha256 is not None:
+                return self.sha256
+            view = self.read(index)
+            whole.update(view)
+            self.give_back(view)
+        return self._found(whole.hexdigest())
+
+    def _found(self, sha256: str) -> str:
+        """Take the whole's sha256, which is the same however often it is found."""
+        if self._known not in {None, sha256}:
+            raise _changed("has other bytes than before")
+        self._known = self.sha256 = sha256
+        return sha256
 
     def check(self) -> None:
         """Raise where the file has been changed since it was opened."""

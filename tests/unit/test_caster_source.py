@@ -1,0 +1,119 @@
+"""The file that is sent: the one that was meant, as it was, read without holding anybody up."""
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from castrayd.driver.caster import outgoing, sending
+from castrayd.driver.caster.source import Source
+from tests.support.processes import until
+from tests.support.sending import CHUNK, COUNT, SIZE, World, made_world, once
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return made_world(tmp_path, monkeypatch)
+
+
+def test_source_that_changes_reaches_nobody(world: World) -> None:
+    world.add("b", "c")
+
+    def write() -> None:
+        with world.source.open("r+b") as file:
+            file.write(b"changed")
+        os.utime(world.source, (1, 1))
+
+    world.nodes["b"].fault = once(COUNT - 1, write)
+    end = world.send("b", "c")
+
+    assert end["state"] == "failed"
+    assert end["error"]["type"] == "source_changed"
+    assert not any(os.listdir(world.nodes[name].files / "in") for name in "bc")
+
+
+@pytest.mark.parametrize(("where", "error"), [("close", OSError), ("check", ValueError)])
+def test_every_end_is_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, where: str, error: type[Exception]
+) -> None:
+    """Also where the source cannot be closed, or a fault is none that was thought of."""
+
+    def fault(_source: Source) -> None:
+        raise error("the test wants it")
+
+    world.add("b")
+    monkeypatch.setattr(Source, where, fault)
+
+    assert world.send("b")["state"] == ("done" if where == "close" else "failed")
+
+
+def test_fault_before_the_first_byte_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.add("b")
+    monkeypatch.setattr(outgoing, "Source", lambda *_: 1 / 0)
+    end = world.send("b")
+
+    assert (end["state"], end["error"]["type"]) == ("failed", "internal")
+
+
+def test_same_size_in_the_way_holds_up_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is read for it alone, beside what is sent to the others."""
+    world.add("b", "c")
+    (world.nodes["b"].files / "in").mkdir()
+    (world.nodes["b"].files / "in" / "a").write_bytes(bytes(SIZE))
+    goes_on, read, here = threading.Event(), Source.read, threading.local()
+    hash_all = Source.hash_all
+
+    def slow_hash(source: Source) -> str:
+        here.is_aside = True
+        return hash_all(source)
+
+    def slow_read(source: Source, index: int) -> memoryview:
+        assert not hasattr(here, "is_aside") or goes_on.wait(5)
+        return read(source, index)
+
+    monkeypatch.setattr(Source, "hash_all", slow_hash)
+    monkeypatch.setattr(Source, "read", slow_read)
+    monkeypatch.setattr(sending, "_GRACE_S", 0.05)
+    going = world.begin("b", "c", if_exists="replace")
+    until(lambda: going.progress()["recipients"][1]["state"] == "done", 3, "c")
+    assert going.progress()["recipients"][0]["state"] == "running"
+    goes_on.set()
+
+    assert world.end(going)["state"] == "done"
+    assert world.has("b")
+    assert world.has("c")
+
+
+@pytest.mark.parametrize("size", [SIZE, CHUNK])
+def test_another_file_than_the_one_that_was_begun_reaches_nobody(world: World, size: int) -> None:
+    """By its size or its time at once, else by its bytes once they are all read."""
+    world.add("b")
+    world.source.write_bytes(world.data[:size])
+    facts = world.source.stat()
+    same = {"size": size, "mtime_ns": facts.st_mtime_ns, "sha256": None}
+    for other in ({"size": 7}, {"mtime_ns": 7}, {"sha256": "ab" * 32}):
+        end = world.send("b", identity={**same, **other})
+        assert (end["state"], end["error"]["type"]) == ("failed", "source_changed")
+        assert not list(world.nodes["b"].files.rglob("a"))
+
+    sha256 = hashlib.sha256(world.data[:size]).hexdigest()
+    end = world.send("b", identity={**same, "sha256": sha256})
+    assert (end["state"], end["sha256"]) == ("done", sha256)
+    assert end["identity"] == {"size": size, "mtime_ns": facts.st_mtime_ns}
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o755, 0o4755])
+def test_permissions_go_with_it(world: World, mode: int) -> None:
+    """What only its owner may read, and what can be run; never whose rights it is run with."""
+    world.add("b")
+    world.source.chmod(mode)
+    assert world.send("b")["state"] == "done"
+    umask = os.umask(0)
+    os.umask(umask)
+
+    found = (world.nodes["b"].files / "in" / "a").stat().st_mode
+    assert found & 0o7777 == mode & 0o777 & ~umask
