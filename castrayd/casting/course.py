@@ -30,9 +30,7 @@ __all__ = ("Course", "Means")
 
 LOOK_S: Final = 0.25
 SOON_S: Final = 0.03
-"""Between two looks when the end is near, or may be: a small file is there within a moment."""
-YOUNG_S: Final = 1.0
-NEAR_S: Final = 0.5
+"""Between two looks at a sender that was told to stop."""
 TOLD_S: Final = 1.0
 """Between two events that tell how far a transfer is."""
 ASK_S: Final = 10.0
@@ -70,8 +68,6 @@ class Course:
         self._lock = anyio.Lock()
         self._scope: anyio.CancelScope | None = None
         self._speed = Speed()
-        self._begun_s: float | None = None
-        """When a sender was told of it last."""
         self._attachment: Attachment | None = None
         self._silent_s: float | None = None
         """Since when the sender does not answer by this attachment."""
@@ -96,15 +92,19 @@ class Course:
                         await self._step()
                     except Exception as error:
                         log.error("a look at a transfer failed by a bug", exc_info=error)
+                        await anyio.sleep(LOOK_S)  # its end may be there, and not be kept
                     if self.is_active:  # else its end is to be seen without a pause
-                        await anyio.sleep(self._pause_s())
+                        await self._pause()
 
-    def _pause_s(self) -> float:
-        """Return the seconds until the next look."""
-        _, eta_s = self.pace()
-        is_young = self._begun_s is not None and monotonic() - self._begun_s < YOUNG_S
-        is_near = eta_s is not None and eta_s < NEAR_S
-        return SOON_S if is_young or is_near else LOOK_S
+    async def _pause(self) -> None:
+        """Wait until the next look is due, or the sender says that it has come to its end."""
+        with anyio.move_on_after(LOOK_S):
+            if self.transfer.state == "running":
+                with contextlib.suppress(RecipientError, ApiError):
+                    sender, _ = await self._source(self.transfer)
+                    await self._means.link.call(sender, "ended", self.id, LOOK_S, timeout_s=ASK_S)
+                    return
+            await anyio.sleep(LOOK_S)
 
     def pace(self) -> tuple[float | None, float | None]:
         """Return verified bytes a second of late, and the seconds that are left; None unknown."""
@@ -144,7 +144,6 @@ class Course:
         await self._means.book.settle(planned)  # chunks stay as they are cut
         task = plan(planned, window, source, self._means.patience_s())
         progress = await self._means.link.call(sender, "send", task, timeout_s=ASK_S)
-        self._begun_s = monotonic()
         if one.state == "queued":
             names = [part.recipient for part in one.parts]
             self._means.publisher.publish(TransferStarted(one.id, sender, names))

@@ -66,7 +66,14 @@ class Cluster:
             raise RecipientError("timed_out", "no answer in time")
         if name in self.gone:
             raise RecipientError("unreachable", "there is no such casting node")
+        if method == "ended":
+            return await self._ended(*arguments)
         return getattr(self, f"_{method}")(name, *arguments)
+
+    async def _ended(self, transfer_id: str, wait_s: float) -> None:
+        with anyio.move_on_after(wait_s):
+            while self.sending.get(transfer_id, {}).get("state") == "running":
+                await anyio.sleep(0.005)
 
     def _describe(self, name: str) -> dict[str, Any]:
         return {"node_id": name}

@@ -15,7 +15,6 @@ from castrayd.driver.caster.incoming import Incoming
 from castrayd.driver.caster.outgoing import Outgoing
 from castrayd.driver.caster.remote import Gone
 from castrayd.driver.caster.roots import Roots
-from tests.support.processes import until
 
 __all__ = ("CHUNK", "COUNT", "SIZE", "Node", "World", "gone", "made_world", "once", "refusal")
 
@@ -135,8 +134,9 @@ class World:
         return outgoing
 
     def end(self, outgoing: Outgoing) -> dict[str, Any]:
-        until(lambda: outgoing.progress()["state"] != "running", 10, "an end")
+        outgoing.wait(10)
         found = outgoing.progress()
+        assert found["state"] != "running", "no end"
         return {**found, "by": {one["recipient"]: one for one in found["recipients"]}}
 
     def send(self, *names: str, **more: Any) -> dict[str, Any]:

@@ -26,10 +26,11 @@ __all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster", "actor_name")
 
 PROTOCOL = 1
 """Of the methods and what they take; part of every actor's name."""
-GROUPS = {"control": 4, "messages": 1, "read": WAITING_READERS + 4, "data": 8}
+GROUPS = {"control": 4, "messages": 1, "read": WAITING_READERS + 4, "data": 8, "ends": 16}
 """Threads by group of methods. Readers that wait leave some to those that only look."""
 METHODS = {
     "control": ("describe", "host", "datagram", "files", "send", "sending", "cancel_sending"),
+    "ends": ("ended",),
     "data": ("file_begin", "file_take", "file_finish", "file_abandon"),
     "messages": ("deliver",),
     "read": ("read",),
@@ -163,6 +164,12 @@ class Caster:
         """Return how far a file is, or None where this process knows nothing of it."""
         one = self._outgoing.get(transfer)
         return one.progress() if one else None
+
+    def ended(self, transfer: str, wait_s: float) -> None:
+        """Wait so long for the end of what this process sends."""
+        one = self._outgoing.get(transfer)
+        if one is not None:
+            one.wait(wait_s)
 
     def cancel_sending(self, transfer: str) -> None:
         """Stop sending a file; what recipients have of it is removed."""

@@ -32,7 +32,8 @@ class Outgoing:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_cancelled = self._is_over = False
+        self._is_cancelled = False
+        self._over = threading.Event()
         self._error: dict[str, Any] | None = None
 
     def start(self) -> None:
@@ -47,9 +48,13 @@ class Outgoing:
             if self._loop and self._task and not again:  # a second one would stop the tidying
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
+    def wait(self, wait_s: float) -> None:
+        """Wait so long for its end."""
+        self._over.wait(wait_s)
+
     def progress(self) -> dict[str, Any]:
         """Return where the transfer and each recipient stand."""
-        is_over, sending = self._is_over, self._sending  # first: the rest is then as it ended
+        is_over, sending = self._over.is_set(), self._sending  # first: the rest is then as it ended
         rows = [one.progress() for one in sending.recipients] if sending else self._unbegun()
         return {
             "id": self._plan["id"],
@@ -64,7 +69,7 @@ class Outgoing:
     def _unbegun(self) -> list[dict[str, Any]]:
         """Return the recipients of a transfer that has not begun, and may never have."""
         ended = "failed" if self._error else "cancelled"
-        state = ended if self._is_over else "running"
+        state = ended if self._over.is_set() else "running"
         return [standing(one["name"], state, self._error) for one in self._plan["recipients"]]
 
     def _run(self) -> None:
@@ -81,7 +86,7 @@ class Outgoing:
             self._error = {"type": "internal", "message": f"{type(error).__name__}: {error}"}
         finally:
             self._close()
-            self._is_over = True
+            self._over.set()
 
     def _close(self) -> None:
         with self._lock:
