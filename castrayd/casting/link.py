@@ -9,7 +9,10 @@ from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
 
-__all__ = ("Link",)
+__all__ = ("HIDDEN", "Link")
+
+HIDDEN: Final = "_"
+"""What names of nodes begin with that are nobody's recipients."""
 
 ASK_S: Final = 3.0
 PLACE_S: Final = 20.0

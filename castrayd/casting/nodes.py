@@ -48,7 +48,7 @@ class CastingNodes:
         self._link = link
         self._wanted = Wanted(records)
         self._seen = Sightings(publisher, link.daemon_id)
-        self._others = Others(link)
+        self._others = Others(link, self._wanted)
         self._placement = Placement(link, self._wanted, self._seen, policy)
         self._attachment: Attachment | None = None
         self._turn = anyio.Lock()
@@ -63,7 +63,12 @@ class CastingNodes:
         return self._placement.hidden(name, node_id, roots)
 
     async def run(self) -> None:
-        """Keep the nodes as they are wanted, until cancelled."""
+        """Keep the nodes as they are wanted, and others' known, until cancelled."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._others.run, name="others")
+            await self._keep()
+
+    async def _keep(self) -> None:
         while True:
             with anyio.move_on_after(LOOK_S):
                 await self._due.wait()
@@ -81,7 +86,6 @@ class CastingNodes:
         attachment = self._link.find()
         if attachment is not self._attachment:
             self._attachment = attachment
-            self._others.forget()
             self._seen.blind()
         if attachment is None:
             return
@@ -174,10 +178,13 @@ class CastingNodes:
 
     async def all(self) -> list[CastingNodeDocument]:
         """Return every casting node of the namespace, this daemon's own first."""
-        await self._others.learn(self._wanted)
-        others = sorted(self._others.known.items())
+        await self._others.filled()
         own = [self._seen.document(one) for one in self._wanted.all()]
-        return own + [CastingNodeDocument.ready(facts) for _, facts in others]
+        return own + [CastingNodeDocument.ready(facts) for _, facts in sorted(self._foreign())]
+
+    def _foreign(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return what is known of nodes that are not of our wanting."""
+        return [(name, f) for name, f in self._others.known.items() if name not in self._wanted]
 
     async def known(self) -> list[Known]:
         """Return who can be meant by `all`: what is ready now, of every owner."""
@@ -194,14 +201,14 @@ class CastingNodes:
         one = self._wanted.get(name)
         if one is not None:
             return self._seen.document(one)
-        await self._others.learn(self._wanted)
-        if name not in self._others.known:
+        facts = self._others.known.get(name) or await self._others.ask(name)
+        if facts is None or name in self._wanted:
             raise _unknown(name)
-        return CastingNodeDocument.ready(self._others.known[name])
+        return CastingNodeDocument.ready(facts)
 
     def on(self, ray_node_id: str) -> tuple[str, ...]:
         """Return the names of the casting nodes that are on a Ray node."""
-        every: dict[str, Mapping[str, Any]] = {**self._seen.ready(), **self._others.known}
+        every: dict[str, Mapping[str, Any]] = {**self._seen.ready(), **dict(self._foreign())}
         return tuple(sorted(n for n, f in every.items() if f["node_id"] == ray_node_id))
 
     @property

@@ -15,16 +15,13 @@ from typing import Any, BinaryIO, Final, NoReturn
 import anyio
 from msgspec import Struct
 
-from castrayd.casting.link import Link
+from castrayd.casting.link import HIDDEN, Link
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.records import Records
 from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.threads import READS
 
-__all__ = ("HIDDEN", "Uploads")
-
-HIDDEN: Final = "_"
-"""What names of nodes begin with that are nobody's recipients."""
+__all__ = ("Uploads",)
 
 
 class Upload(Struct, frozen=True):

@@ -266,6 +266,9 @@ async def test_two_daemons_share_a_cluster(
         await _refuses_what_is_the_others(first, second)
         await _refuses_what_is_the_others(second, first)
         for daemon in (first, second):
+            with anyio.fail_after(10):  # others' nodes are looked for every two seconds
+                while len((await daemon.get("/api/nodes"))["nodes"]) < 3:
+                    await anyio.sleep(0.1)
             _, cast = await daemon.post("/api/messages", {"to": "all", "body": "hello"})
             assert cast["delivered"] == 3, cast
 
