@@ -11,6 +11,7 @@ __all__ = (
     "GroupDocument",
     "Outcome",
     "PartDocument",
+    "PurgeDocument",
     "Receipt",
     "TransferDocument",
 )
@@ -56,6 +57,14 @@ class CastingNodeDocument(Struct, frozen=True):
             inbox=facts["inbox"],
             reason=facts["reason"],
         )
+
+
+class PurgeDocument(Struct, frozen=True):
+    """What became of all the casting nodes that one daemon had."""
+
+    removed: Sequence[str]
+    left: Sequence[str]
+    """That could not be removed now: they are when they answer, or when their cluster is back."""
 
 
 class Receipt(Struct, frozen=True):

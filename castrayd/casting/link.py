@@ -9,7 +9,7 @@ from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
 
-__all__ = ("HIDDEN", "Link")
+__all__ = ("HIDDEN", "PLACE_S", "Link")
 
 HIDDEN: Final = "_"
 """What names of nodes begin with that are nobody's recipients."""
@@ -25,6 +25,11 @@ class Link:
     def __init__(self, service: AttachmentService, daemon_id: str) -> None:
         self._service = service
         self.daemon_id = daemon_id
+
+    @property
+    def hidden(self) -> str:
+        """What the names of this daemon's hidden nodes begin with, and of nobody else's."""
+        return f"{HIDDEN}{self.daemon_id[:16]}-"
 
     def attachment(self) -> Attachment:
         """Return the attachment as it is now. Raises `ApiError` (`not_connected`) without one."""
@@ -60,19 +65,25 @@ class Link:
         outcomes: list[str] = _value(await session.deliver(name, rows, timeout_s=timeout_s))
         return outcomes
 
-    async def describe(self, name: str) -> dict[str, Any]:
-        """Return what a casting node says of itself."""
-        described: dict[str, Any] = await self.call(name, "describe", timeout_s=ASK_S)
+    async def describe(self, name: str, timeout_s: float = ASK_S) -> dict[str, Any]:
+        """Return what a casting node says of itself, with the `actor_id` of who has said it."""
+        described: dict[str, Any] = await self._ask("cast.describe", timeout_s, name=name)
         return described
 
-    async def place(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """Make a casting node where none of its name is; returns what the one there says."""
-        described: dict[str, Any] = await self._ask("cast.place", PLACE_S, spec=dict(spec))
-        return described
+    async def make(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a casting node where none of its name is.
 
-    async def remove(self, name: str, actor_id: str | None = None) -> None:
-        """End a casting node for good, or that actor alone; one that is not there is no error."""
-        await self._ask("cast.remove", ASK_S, name=name, actor_id=actor_id)
+        Returns the `actor_id` of the one that is there then, and whether it `is_new`.
+        """
+        made: dict[str, Any] = await self._ask("cast.make", PLACE_S, spec=dict(spec))
+        return made
+
+    async def remove(self, name: str, actor_id: str | None) -> bool:
+        """End a casting node for good if it is that actor; returns whether it was.
+
+        Without an id whatever has the name is ended.
+        """
+        return bool(await self._ask("cast.remove", ASK_S, name=name, actor_id=actor_id))
 
     async def names(self) -> list[str]:
         """Return the names of all casting nodes of this namespace, of every owner."""

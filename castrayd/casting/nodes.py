@@ -5,6 +5,7 @@ it sees is the truth that the API shows. How one node is made is in `placement`.
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import anyio
 import msgspec
 import structlog
 
-from castrayd.casting.documents import CastingNodeDocument
+from castrayd.casting.documents import CastingNodeDocument, PurgeDocument
 from castrayd.casting.link import Link
 from castrayd.casting.others import Others
 from castrayd.casting.placement import Placement
@@ -44,12 +45,14 @@ class CastingNodes:
         records: Records,
         publisher: Publisher,
         policy: Callable[[], CastingPolicy],
+        in_use: Callable[[], set[str]],
     ) -> None:
+        """`in_use` names the nodes that transfers need now."""
         self._link = link
         self._wanted = Wanted(records)
         self._seen = Sightings(publisher, link.daemon_id)
         self._others = Others(link, self._wanted)
-        self._placement = Placement(link, self._wanted, self._seen, policy)
+        self._placement = Placement(link, self._wanted, self._seen, policy, in_use)
         self._attachment: Attachment | None = None
         self._turn = anyio.Lock()
         self._due = anyio.Event()
@@ -58,9 +61,9 @@ class CastingNodes:
         """Read what is wanted from the ledger; once, before anything else."""
         self._wanted.restore()
 
-    def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a node of no public name is made of; see `Placement.hidden`."""
-        return self._placement.hidden(name, node_id, roots)
+    async def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> None:
+        """See that a node of no public name is there; see `Placement.hidden`."""
+        await self._placement.hidden(name, node_id, roots)
 
     async def run(self) -> None:
         """Keep the nodes as they are wanted, and others' known, until cancelled."""
@@ -89,6 +92,7 @@ class CastingNodes:
             self._seen.blind()
         if attachment is None:
             return
+        await self._wanted.forget_old()
         limit = anyio.CapacityLimiter(AT_ONCE)
 
         async def tend(one: WantedNode) -> None:
@@ -149,15 +153,37 @@ class CastingNodes:
         """
         async with self._turn:
             known = self._wanted.get(name) or await self._lost(name)
-            unwanted = msgspec.structs.replace(known, wanted=False)
+            now = time.time()  # noqa: TID251  over restarts
+            unwanted = msgspec.structs.replace(known, wanted=False, unwanted_at=now)
             await self._wanted.put(unwanted)
             self._seen.forget(name)
-            if self._link.find() is not None:
+            attachment = self._link.find()
+            if attachment is not None:
                 with contextlib.suppress(RecipientError, ApiError):
-                    await self._placement.clear(unwanted)
+                    await self._placement.clear(attachment, unwanted)
             elif unwanted.node_id is None:
                 await self._wanted.forget(name)
         self._due.set()
+
+    async def purge(self) -> PurgeDocument:
+        """Remove all of this daemon's nodes, those of no public name too.
+
+        Raises `ApiError`: `not_connected`; `busy` where the cluster does not tell what there is.
+        """
+        self._link.attachment()
+        try:
+            there = await self._link.names()
+            hidden = [name for name in there if name.startswith(self._link.hidden)]
+            for name in hidden:
+                await self._link.remove(name, None)
+        except RecipientError as error:
+            message = f"the cluster does not answer: {error.message}"
+            raise ApiError(ApiErrorType.BUSY, message) from error
+        mine = [one.name for one in await self.all() if one.owner == self._link.daemon_id]
+        for name in mine:
+            await self.delete(name)
+        left = [one.name for one in self._wanted.every()]
+        return PurgeDocument([name for name in (*hidden, *mine) if name not in left], left)
 
     async def _lost(self, name: str) -> WantedNode:
         """Return a node of ours that the ledger has lost. Raises `ApiError` as `delete` does."""

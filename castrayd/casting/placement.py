@@ -1,24 +1,28 @@
-"""One wanted casting node made where it belongs, adopted, moved or removed.
+"""One wanted casting node made where it belongs, adopted, replaced, moved or removed.
 
 By the name on the cluster may be one that is another's, one that does not answer, or one that is
-in the wrong place; each case is here. How often to look, and what is wanted, is for `nodes`.
+in the wrong place; each case is here. An actor's id tells which is ours, also where it is silent:
+none is removed of which that is not known. How often to look, and what is wanted, is for `nodes`.
 """
 
-import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from castrayd.casting.link import Link
+from castrayd.casting.link import PLACE_S, Link
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.sightings import Sightings
+from castrayd.casting.specs import Spec, placed, spec
 from castrayd.casting.wanted import Wanted, WantedNode, choose
 from castrayd.core.cluster import Node
 from castrayd.refusals import ApiError, RecipientError, RecipientErrorType
 from castrayd.supervisor.attachment import Attachment
 
 __all__ = ("Placement",)
+
+Facts = Mapping[str, Any]
 
 
 class _NotPlacedError(Exception):
@@ -34,77 +38,105 @@ class Placement:
         wanted: Wanted,
         seen: Sightings,
         policy: Callable[[], CastingPolicy],
+        in_use: Callable[[], set[str]],
     ) -> None:
+        """`in_use` names the nodes that transfers need now."""
         self._link = link
         self._wanted = wanted
         self._seen = seen
         self._policy = policy
+        self._in_use = in_use
 
     async def tend(self, attachment: Attachment, one: WantedNode) -> None:
         """See that a node is as it is wanted, and note what was seen; raises nothing of Ray's."""
+        if not one.wanted:
+            with suppress(RecipientError, ApiError):  # it is tried again at the next look
+                await self.clear(attachment, one)
+            return
         try:
-            if one.wanted:
-                await self._keep(attachment, one)
-            else:
-                await self.clear(one)
+            await self._keep(attachment, one)
         except (RecipientError, ApiError) as error:
             self._seen.note(one.name, None, error.message)
         except _NotPlacedError as error:
             self._seen.note(one.name, None, str(error))
 
-    async def clear(self, one: WantedNode) -> None:
-        """Remove what is wanted no more, unless it has become another's or is on another cluster.
+    # --- one that is wanted no more ---
+
+    async def clear(self, attachment: Attachment, one: WantedNode) -> None:
+        """Remove what is wanted no more, and forget it; on another cluster it waits for its own.
 
         Raises `RecipientError`, `ApiError` where it cannot be removed now.
         """
-        here = self._link.attachment().attached.facts.cluster_id
-        if here is not None and one.cluster_id not in {None, here}:
-            return  # it lives on, there; it is removed when that cluster is attached again
-        actor_id = one.actor_id or await self._own(one.name)
-        if actor_id is not None:
-            await self._link.remove(one.name, actor_id)
-        await self._wanted.forget(one.name)
-        self._seen.forget(one.name)
+        cluster = attachment.attached.facts.cluster_id
+        if None not in {cluster, one.cluster_id} and cluster != one.cluster_id:
+            return
+        is_removed = await self._removed(one)
+        if is_removed or one.cluster_id in {None, cluster}:
+            await self._wanted.forget(one.name)
 
-    async def _own(self, name: str) -> str | None:
-        """Return the id of the actor of that name, if there is one and it is this daemon's."""
-        try:
-            facts = await self._link.describe(name)
-        except RecipientError as error:
-            if error.type is RecipientErrorType.UNREACHABLE:
-                return None
-            raise
-        own: str = facts["actor_id"]
-        return own if facts["owner"] == self._link.daemon_id else None
+    async def _removed(self, one: WantedNode) -> bool:
+        """Remove the actor that is ours, if there is one; returns whether there was."""
+        if one.actor_id is not None and await self._link.remove(one.name, one.actor_id):
+            return True
+        if one.name not in await self._link.names():
+            return False
+        facts = await self._link.describe(one.name)
+        is_ours = facts["owner"] == self._link.daemon_id
+        return is_ours and await self._link.remove(one.name, facts["actor_id"])
+
+    # --- one that is wanted ---
 
     async def _keep(self, attachment: Attachment, one: WantedNode) -> None:
-        if self._seen.of(one.name).facts is not None:
-            await self._ask(one.name)
+        if self._seen.of(one.name).facts is None:
+            await self._place(attachment, one)
             return
+        try:
+            facts = await self._link.describe(one.name)
+        except RecipientError as error:
+            if error.type is not RecipientErrorType.TIMED_OUT or self._seen.of(one.name).misses:
+                raise
+            self._seen.miss(one.name)
+        else:
+            self._seen.note(one.name, facts, facts["reason"])
+            await self._renew(attachment, one, facts)
+
+    async def _renew(self, attachment: Attachment, one: WantedNode, facts: Facts) -> None:
+        """Make it again where it is made of other settings, or other code, unless it is needed."""
+        if not self._is_outdated(self._spec(attachment, one), facts) or one.name in self._in_use():
+            return
+        self._place_for(attachment, one)  # else it would be lost
+        await self._link.remove(one.name, facts["actor_id"])
+        await self._place(attachment, one)
+
+    def _is_outdated(self, of: Spec, facts: Facts) -> bool:
+        """Whether a node of ours is to be made again; not while others have it send a file."""
+        is_ours = facts["owner"] == self._link.daemon_id
+        return is_ours and facts.get("made_of") != of["made_of"] and not facts.get("sending")
+
+    async def _place(self, attachment: Attachment, one: WantedNode) -> None:
+        """Make it where it belongs, or adopt the one that is there."""
         node = self._place_for(attachment, one)
-        facts = await self._placed(attachment, one, node.node_id)
+        made = await self._link.make(placed(self._spec(attachment, one), node))
+        if made["is_new"]:  # known to be ours before it can be asked
+            one = await self._noted(attachment, one, node, made["actor_id"])
+        facts = await self._told(one, node.node_id, made["actor_id"])
         node = attachment.nodes.get(facts["node_id"], node)  # one that is adopted may be elsewhere
-        placed = msgspec.structs.replace(
-            one,
-            cluster_id=attachment.attached.facts.cluster_id,
-            node_id=facts["node_id"],
-            address=node.address,
-            hostname=node.hostname,
-            actor_id=facts["actor_id"],
-        )
-        await self._wanted.change(one, placed)
+        await self._noted(attachment, one, node, facts["actor_id"])
         self._seen.note(one.name, facts, facts["reason"])
 
-    async def _ask(self, name: str) -> None:
-        """Ask a node that was ready how it is."""
-        try:
-            facts = await self._link.describe(name)
-        except RecipientError as error:
-            if error.type is not RecipientErrorType.TIMED_OUT or self._seen.of(name).misses:
-                raise
-            self._seen.miss(name)
-        else:
-            self._seen.note(name, facts, facts["reason"])
+    async def _noted(
+        self, attachment: Attachment, one: WantedNode, node: Node, actor_id: str
+    ) -> WantedNode:
+        """Keep where it is, durably."""
+        there = msgspec.structs.replace(
+            one,
+            cluster_id=attachment.attached.facts.cluster_id,
+            node_id=node.node_id,
+            address=node.address,
+            hostname=node.hostname,
+            actor_id=actor_id,
+        )
+        return await self._wanted.change(one, there)
 
     def _place_for(self, attachment: Attachment, one: WantedNode) -> Node:
         """Return the Ray node on which it belongs."""
@@ -117,47 +149,41 @@ class Placement:
             raise _NotPlacedError(node)
         return node
 
-    async def _placed(
-        self, attachment: Attachment, one: WantedNode, node_id: str
-    ) -> Mapping[str, Any]:
-        """Make it there, or adopt the one that is there; returns what it says of itself."""
+    async def _told(self, one: WantedNode, node_id: str, actor_id: str) -> Facts:
+        """Return what the one that is there says of itself, if it is ours and in its place."""
         try:
-            facts = await self._link.place(self._spec(one, node_id, attachment))
+            facts = await self._link.describe(one.name, PLACE_S)
         except RecipientError:
-            # of its name there is one that does not answer, and its host may be gone for good
-            if one.actor_id is not None and one.node_id != node_id:
-                await self._link.remove(one.name, one.actor_id)
+            # ours does not answer, and its host may be gone for good
+            if one.actor_id == actor_id and one.node_id != node_id:
+                await self._link.remove(one.name, actor_id)
             raise
         if facts["owner"] != self._link.daemon_id:
             raise _NotPlacedError(f"the name is taken by daemon {facts['owner']}")
         if facts["node_id"] != node_id and one.node_id is not None:
-            await self._link.remove(
-                one.name, facts["actor_id"]
-            )  # it is made where it belongs at the next look
-            raise _NotPlacedError("it is being moved")
+            await self._link.remove(one.name, facts["actor_id"])
+            raise _NotPlacedError("it is being moved")  # made where it belongs at the next look
         return facts
 
-    def _spec(self, one: WantedNode, node_id: str, attachment: Attachment) -> dict[str, Any]:
-        """Return what an actor is made of."""
-        node, policy = attachment.nodes[node_id], self._policy()
-        return {
-            "name": one.name,
-            "owner": self._link.daemon_id,
-            "made": uuid.uuid4().hex,
-            "required": one.required,
-            "namespace": attachment.attached.connection.namespace,
-            "node_id": node_id,
-            "address": node.address,
-            "hostname": node.hostname,
-            "port": one.port,
-            "data_dir": policy.data_dir,
-            "inbox_capacity": policy.inbox_messages,
-            "dedupe_window": policy.dedupe_messages,
-            "disk_reserve": policy.disk_reserve_bytes,
-            "roots": {name: dict(root) for name, root in policy.roots.items()},
-        }
+    def _spec(
+        self, attachment: Attachment, one: WantedNode, roots: Mapping[str, Any] | None = None
+    ) -> Spec:
+        policy, namespace = self._policy(), attachment.attached.connection.namespace
+        wanted = policy.roots if roots is None else roots
+        return spec(one, self._link.daemon_id, namespace, policy, wanted)
 
-    def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what a node of no public name is made of, that has these roots alone."""
-        one = WantedNode(name, required=False)
-        return self._spec(one, node_id, self._link.attachment()) | {"roots": roots}
+    # --- one that nobody sees ---
+
+    async def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> None:
+        """See that a node of no public name is there, that has these roots alone.
+
+        Raises `RecipientError`, `ApiError`.
+        """
+        attachment = self._link.attachment()
+        of = self._spec(attachment, WantedNode(name, required=False), roots)
+        ready = placed(of, attachment.nodes[node_id])
+        await self._link.make(ready)
+        facts = await self._link.describe(name, PLACE_S)
+        if self._is_outdated(of, facts) and await self._link.remove(name, facts["actor_id"]):
+            await self._link.make(ready)
+            await self._link.describe(name, PLACE_S)

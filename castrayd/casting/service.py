@@ -63,7 +63,7 @@ class CastingService:
         records = Records(ledger)
         self.link = Link(service, daemon_id)
         self.groups = Groups(records)
-        self.nodes = CastingNodes(self.link, records, publisher, policy)
+        self.nodes = CastingNodes(self.link, records, publisher, policy, self._taking_part)
         self._publisher = publisher
         self._messages: Messages | None = None
         self.uploads = Uploads(uploads, self.link, records, self.nodes.hidden, policy, self._in_use)
@@ -195,6 +195,12 @@ class CastingService:
     def _in_use(self) -> set[str]:
         """Name the uploads that transfers still need."""
         return {o.source for o in self.transfers.all() if o.node is None and o.state in ACTIVE}
+
+    def _taking_part(self) -> set[str]:
+        """Name the casting nodes that transfers need now."""
+        active = [one for one in self.transfers.all() if one.state in ACTIVE]
+        recipients = {part.recipient for one in active for part in one.parts}
+        return recipients | {one.node for one in active if one.node is not None}
 
     async def resolve(self, to: To, sender: str | None) -> tuple[str, ...]:
         """Return the names that are meant; the cluster is asked only where it matters."""

@@ -8,20 +8,24 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from pathlib import Path
+from time import monotonic
 from typing import Any, BinaryIO, Final, NoReturn
 
 import anyio
 from msgspec import Struct
 
-from castrayd.casting.link import HIDDEN, Link
+from castrayd.casting.link import Link
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.records import Records
 from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.threads import READS
 
 __all__ = ("Uploads",)
+
+LOOK_S: Final = 2.0
+"""For so long a sender that was there is taken to be there."""
 
 
 class Upload(Struct, frozen=True):
@@ -39,20 +43,22 @@ class Uploads:
         folder: Path,
         link: Link,
         records: Records,
-        spec: Callable[[str, str, Mapping[str, Any]], dict[str, Any]],
+        place: Callable[[str, str, Mapping[str, Any]], Awaitable[None]],
         policy: Callable[[], CastingPolicy],
         in_use: Callable[[], set[str]],
     ) -> None:
-        """`spec` makes a node's from name, node id and roots."""
+        """`place` sees that a node of this name is on that Ray node and has those roots."""
         self._in_use = in_use
         self._folder = folder
         self._link = link
         self._records = records
-        self._spec = spec
+        self._place = place
         self._policy = policy
         self._owners: dict[str, int] = {}
         self._turn = anyio.Lock()
-        self._sender: tuple[object, str] | None = None
+        self._placing = anyio.Lock()
+        self._sender: tuple[object, str, float] | None = None
+        """By which attachment, its name, and when it was there last."""
 
     def restore(self) -> None:
         """Read from the ledger whose they are; once, before anything else."""
@@ -138,21 +144,24 @@ class Uploads:
         return set(there) - old
 
     async def sender(self) -> str:
-        """Return the node that sends uploads, made where it is not there.
+        """Return the node that sends uploads, made where it is not there, or not any more.
 
-        Raises `ApiError` (`conflict`) without a Ray node on this host.
+        Raises `ApiError` (`conflict`) without a Ray node on this host, and `RecipientError`.
         """
         attachment = self._link.attachment()
-        if self._sender is not None and self._sender[0] is attachment:
-            return self._sender[1]
-        node_id = attachment.attached.facts.node_id
-        if node_id is None:
-            message = "an upload needs a Ray node on this host"
-            raise ApiError(ApiErrorType.CONFLICT, message, "Attach by HOST:PORT, not ray://.")
-        name = f"{HIDDEN}{self._link.daemon_id[:16]}-{node_id[:8]}"
-        roots = {"uploads": {"path": str(self._folder), "write": False}}
-        await self._link.place(self._spec(name, node_id, roots))
-        self._sender = (attachment, name)
+        async with self._placing:
+            if self._sender is not None:
+                known, name, seen_s = self._sender
+                if known is attachment and monotonic() - seen_s < LOOK_S:
+                    return name
+            node_id = attachment.attached.facts.node_id
+            if node_id is None:
+                message = "an upload needs a Ray node on this host"
+                raise ApiError(ApiErrorType.CONFLICT, message, "Attach by HOST:PORT, not ray://.")
+            name = f"{self._link.hidden}{node_id[:8]}"
+            roots = {"uploads": {"path": str(self._folder), "write": False}}
+            await self._place(name, node_id, roots)
+            self._sender = (attachment, name, monotonic())
         return name
 
 

@@ -1,6 +1,8 @@
 """The casting nodes that this daemon wants, as the ledger keeps them, and where each belongs."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from msgspec import Struct
 
@@ -8,6 +10,9 @@ from castrayd.casting.records import Records
 from castrayd.core.cluster import Node
 
 __all__ = ("Wanted", "WantedNode", "Where", "choose")
+
+FORGOTTEN_S: Final = 30 * 86400.0
+"""After which one that is to be removed is no longer waited for: its cluster is gone."""
 
 
 class Where(Struct, frozen=True, omit_defaults=True):
@@ -44,7 +49,9 @@ class WantedNode(Struct, frozen=True):
     address: str | None = None
     hostname: str | None = None
     actor_id: str | None = None
-    """Ray's, of the actor that was placed: the name alone may have become another daemon's."""
+    """Of the actor that we made there: whoever else has the name is another's."""
+    unwanted_at: float = 0.0
+    """Since when it is to be removed, in epoch seconds."""
 
 
 class Wanted:
@@ -79,15 +86,24 @@ class Wanted:
         await self._records.put(WantedNode, one.name, one)
         self._nodes[one.name] = one
 
-    async def change(self, one: WantedNode, to: WantedNode) -> None:
-        """Keep `to` in the place of `one`, durably, unless that is no longer wanted so."""
-        if to != one and self._nodes.get(one.name) is one:
-            await self.put(to)
+    async def change(self, one: WantedNode, to: WantedNode) -> WantedNode:
+        """Keep `to` in the place of `one`, durably; returns `one` where nothing changes."""
+        if to == one or self._nodes.get(one.name) is not one:
+            return one
+        await self.put(to)
+        return to
 
     async def forget(self, name: str) -> None:
         """Forget one for good."""
         await self._records.delete(WantedNode, name)
         self._nodes.pop(name, None)
+
+    async def forget_old(self) -> None:
+        """Forget those that were to be removed, and whose cluster has not come back."""
+        oldest = time.time() - FORGOTTEN_S  # noqa: TID251  over restarts
+        for one in self.every():
+            if not one.wanted and one.unwanted_at < oldest:
+                await self.forget(one.name)
 
 
 def choose(

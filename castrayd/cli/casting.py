@@ -15,6 +15,8 @@ __all__ = ("COMMANDS",)
 
 Document = dict[str, Any]
 
+PURGE_S: Final = 300.0
+"""One that is silent takes some seconds."""
 _STATES: Final = {"ready": "green", "pending": "yellow", "lost": "red"}
 _OUTCOMES: Final = {"delivered": "green", "sent": "green"}
 
@@ -85,12 +87,19 @@ def node_delete(session: Session, name: str) -> None:
 @click.option("--mine", is_flag=True, required=True, help="Every one of this daemon's.")
 @asks
 def node_purge(session: Session, mine: bool) -> None:  # noqa: ARG001, FBT001
-    """Remove all casting nodes that this daemon owns, before it is decommissioned."""
-    own = session.client.get("/api/status")["daemon"]["id"]
-    names = [n["name"] for n in session.client.get("/api/nodes")["nodes"] if n["owner"] == own]
-    for name in names:
-        session.client.ask("DELETE", f"/api/nodes/{quoted(name)}")
-    session.show({"removed": names}, lambda d: [f"removed {name}" for name in d["removed"]])
+    """Remove all casting nodes that this daemon owns, before it is decommissioned.
+
+    Exit 1 where some are left, which do not answer or are on another cluster.
+    """
+    answer = session.client.ask("DELETE", "/api/nodes", within_s=PURGE_S)
+    session.show(answer, _purged_lines)
+    if answer["left"]:
+        raise SystemExit(EXIT_FAILED)
+
+
+def _purged_lines(answer: Document) -> Iterator[str]:
+    yield from (f"removed {name}" for name in answer["removed"])
+    yield from (f"left {name}: it is removed when it can be" for name in answer["left"])
 
 
 @click.group()

@@ -41,6 +41,7 @@ class CastingRoutes:
         for method, path, handler in (
             ("GET", "/api/nodes", self.nodes),
             ("POST", "/api/nodes", self.create_node),
+            ("DELETE", "/api/nodes", self.purge),
             ("GET", "/api/nodes/{name}", self.node),
             ("DELETE", "/api/nodes/{name}", self.delete_node),
             ("GET", "/api/nodes/{name}/messages", self.inbox),
@@ -71,6 +72,10 @@ class CastingRoutes:
             asked.name, where, asked.port, required=asked.required
         )
         return reply(made, status=201)
+
+    async def purge(self, request: web.Request) -> web.Response:
+        query(request)
+        return reply(await self._casting.nodes.purge())
 
     async def node(self, request: web.Request) -> web.Response:
         query(request)

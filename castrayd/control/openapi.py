@@ -14,6 +14,7 @@ from castrayd.casting.documents import (
     CastDocument,
     CastingNodeDocument,
     GroupDocument,
+    PurgeDocument,
     TransferDocument,
 )
 from castrayd.control import bodies
@@ -166,6 +167,13 @@ _ROUTES: Final = (
         status=201,
         body=bodies.CastingNodeBody,
         errors=(409,),
+    ),
+    _Route(
+        "/api/nodes",
+        "Remove all of this daemon's, also the hidden one that sends uploads.",
+        PurgeDocument,
+        method="delete",
+        errors=(503,),
     ),
     _Route("/api/nodes/{name}", "One.", CastingNodeDocument, parameters=(_NAME,), errors=(404,)),
     _Route(

@@ -40,9 +40,10 @@ class Casting:
         self._handles: dict[str, Any] = {}
         self._actor: Any = None
         self._operations: dict[str, Callable[[dict[str, Any]], Work]] = {
-            "cast.place": self._place,
+            "cast.make": self._make,
             "cast.remove": self._remove,
             "cast.names": self._names,
+            "cast.describe": self._describe,
             "cast.call": self._call,
         }
         threading.Thread(target=self._loop.run_forever, name="casting", daemon=True).start()
@@ -74,19 +75,31 @@ class Casting:
             result = _failure(error)
         self._answer(id_, result)
 
-    async def _place(self, request: dict[str, Any]) -> Answer:
-        """Make a node where there is none of its name; describe the one that is there then."""
+    async def _make(self, request: dict[str, Any]) -> Answer:
+        """Make a node where there is none of its name; says which actor is there then.
+
+        That needs no answer of it: its id is known also while it is frozen, or starts again.
+        """
         spec = request["spec"]
         actor = _actor_name(spec["name"])
-        self._handles[actor] = await asyncio.to_thread(self._make, actor, spec)
-        return await self._ask(actor, "describe", [], request["timeout_s"])
+        handle, is_new = await asyncio.to_thread(self._found_or_made, actor, spec)
+        self._handles[actor] = handle
+        return {"value": {"actor_id": await _id_of(handle), "is_new": is_new}}
 
-    def _make(self, actor: str, spec: dict[str, Any]) -> Any:
+    def _found_or_made(self, actor: str, spec: dict[str, Any]) -> tuple[Any, bool]:
+        handle = _find(actor)
+        if handle is not None:
+            return handle, False
+        try:
+            return self._made(actor, spec), True
+        except ValueError:  # another daemon was quicker
+            return _found(actor), False
+
+    def _made(self, actor: str, spec: dict[str, Any]) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
         return self._class().options(
             name=actor,
-            get_if_exists=True,
             lifetime="detached",
             # hard: elsewhere it would be another node under the same name
             scheduling_strategy=NodeAffinitySchedulingStrategy(spec["node_id"], soft=False),
@@ -109,26 +122,17 @@ class Casting:
         return self._actor
 
     async def _remove(self, request: dict[str, Any]) -> Answer:
-        """End a node for good; one that is not there is removed already.
+        """End a node for good if it is the actor with this id; says whether it was.
 
-        With an `actor_id` that very actor alone: by now the name may be somebody else's.
+        Without an id whatever has the name is meant.
         """
-        actor = _actor_name(request["name"])
-
-        def kill() -> None:
-            import ray  # noqa: PLC0415
-
-            found = ray.get_actor(actor)
-            if request["actor_id"] in {None, found._actor_id.hex()}:  # noqa: SLF001  no other way
-                ray.kill(found, no_restart=True)
-
-        try:
-            await asyncio.to_thread(kill)
-        except ValueError:  # no such actor
-            pass
-        finally:
-            self._handles.pop(actor, None)
-        return {"value": None}
+        actor, actor_id = _actor_name(request["name"]), request["actor_id"]
+        handle = await asyncio.to_thread(_find, actor)
+        if handle is None or actor_id not in {None, await _id_of(handle)}:
+            return {"value": False}
+        await asyncio.to_thread(_kill, handle)
+        self._handles.pop(actor, None)
+        return {"value": True}
 
     async def _names(self, _request: dict[str, Any]) -> Answer:
         """Return the names of all casting nodes of this namespace, of every owner."""
@@ -138,6 +142,13 @@ class Casting:
         found = await asyncio.to_thread(ray.util.list_named_actors)
         return {"value": sorted(one.removeprefix(mine) for one in found if one.startswith(mine))}
 
+    async def _describe(self, request: dict[str, Any]) -> Answer:
+        """Return what a node says of itself, and which actor has said it."""
+        actor = _actor_name(request["name"])
+        handle = await self._handle(actor)
+        answer = await self._ask(actor, "describe", [], request["timeout_s"])
+        return {"value": {**answer["value"], "actor_id": await _id_of(handle)}}
+
     async def _call(self, request: dict[str, Any]) -> Answer:
         arguments, timeout_s = request["arguments"], request["timeout_s"]
         return await self._asked(request["name"], request["method"], arguments, timeout_s)
@@ -146,9 +157,13 @@ class Casting:
         self, name: str, method: str, arguments: list[Any], timeout_s: float
     ) -> Answer:
         actor = _actor_name(name)
+        await self._handle(actor)
+        return await self._ask(actor, method, arguments, timeout_s)
+
+    async def _handle(self, actor: str) -> Any:
         if actor not in self._handles:
             self._handles[actor] = await asyncio.to_thread(_found, actor)
-        return await self._ask(actor, method, arguments, timeout_s)
+        return self._handles[actor]
 
     async def _ask(self, actor: str, method: str, arguments: list[Any], timeout_s: float) -> Answer:
         """Call a method of a node. A handle that has failed is looked up anew the next time."""
@@ -163,14 +178,35 @@ class Casting:
 
 
 def _found(actor: str) -> Any:
+    """Return the handle of a node. Raises where nothing can be asked of it."""
+    try:
+        handle = _find(actor)
+    except Exception as error:
+        raise _NotFoundError(f"{type(error).__name__}: {error}") from error
+    if handle is None:
+        raise _NotFoundError("there is no such casting node")
+    return handle
+
+
+def _find(actor: str) -> Any:
+    """Return the handle of a node, or None where there surely is none."""
     import ray  # noqa: PLC0415
 
     try:
         return ray.get_actor(actor)
     except ValueError:
-        raise _NotFoundError("there is no such casting node") from None
-    except Exception as error:
-        raise _NotFoundError(f"{type(error).__name__}: {error}") from error
+        return None
+
+
+def _kill(handle: Any) -> None:
+    import ray  # noqa: PLC0415
+
+    ray.kill(handle, no_restart=True)
+
+
+async def _id_of(handle: Any) -> str:
+    """Return an actor's id; Ray has no public name for it, and Ray Client may have to ask."""
+    return str(await asyncio.to_thread(handle._actor_id.hex))  # noqa: SLF001
 
 
 def _actor_name(name: str) -> str:

@@ -14,7 +14,9 @@ import aiohttp
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.ray import RayHead, ray_head
 
-__all__ = ("casting", "cluster_of_four", "driven", "read_independently", "ready")
+__all__ = (
+    "casting", "cluster_of_four", "driven", "killed", "names", "read_independently", "ready",
+)  # fmt: skip
 
 _DRIVER = """
 import json, ray, sys
@@ -22,6 +24,18 @@ address, name, method, *arguments = sys.argv[1:]
 ray.init(address, namespace="castray", log_to_driver=False, configure_logging=False)
 node = ray.get_actor("castray:1:" + name)
 print(json.dumps(ray.get(getattr(node, method).remote(*map(json.loads, arguments)))))
+"""
+
+_NAMES = """
+import json, ray, sys
+ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
+print(json.dumps([n.removeprefix("castray:1:") for n in ray.util.list_named_actors()]))
+"""
+
+_KILL = """
+import ray, sys
+ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
+ray.kill(ray.get_actor("castray:1:" + sys.argv[2]), no_restart=True)
 """
 
 _REGISTERED = """
@@ -75,6 +89,16 @@ def driven(cluster: RayHead, python: str, name: str, method: str, *arguments: An
     return json.loads(
         _run(python, _DRIVER, cluster.address, name, method, *map(json.dumps, arguments))
     )
+
+
+def names(cluster: RayHead, python: str) -> list[str]:
+    """Return the names of all casting nodes, the hidden too, as a driver of others sees them."""
+    return list(json.loads(_run(python, _NAMES, cluster.address)))
+
+
+def killed(cluster: RayHead, python: str, name: str) -> None:
+    """End a casting node for good by a driver that is none of castrayd's."""
+    _run(python, _KILL, cluster.address, name)
 
 
 def _run(python: str, script: str, *arguments: str) -> bytes:

@@ -1,86 +1,357 @@
-"""What is wanted no more: removed where it is ours, and nothing else is."""
+"""Which actor is ours, whatever answers: what is removed, kept, moved and made again."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import anyio
+import msgspec
 import pytest
 
-from castrayd.casting.placement import Placement
-from castrayd.casting.wanted import WantedNode
-from castrayd.refusals import RecipientError, RecipientErrorType
+from castrayd.casting import nodes, others, wanted
+from castrayd.casting.nodes import CastingNodes
+from castrayd.casting.policy import CastingPolicy
+from castrayd.casting.records import Records
+from castrayd.casting.wanted import WantedNode, Where
+from castrayd.core.cluster import Node
+from castrayd.ledger import Ledger
+from castrayd.refusals import RecipientError
 
-US, HERE = "daemon-a", "cluster-1"
-
-
-class Link:
-    """A cluster on which one casting node has the name."""
-
-    daemon_id = US
-
-    def __init__(self, answer: dict[str, str] | RecipientErrorType) -> None:
-        self._answer = answer
-        self.removed: list[tuple[str, str | None]] = []
-
-    def attachment(self) -> Any:
-        return SimpleNamespace(attached=SimpleNamespace(facts=SimpleNamespace(cluster_id=HERE)))
-
-    async def describe(self, _name: str) -> dict[str, str]:
-        if isinstance(self._answer, RecipientErrorType):
-            raise RecipientError(self._answer, "says nothing")
-        return self._answer
-
-    async def remove(self, name: str, actor_id: str | None = None) -> None:
-        self.removed.append((name, actor_id))
+ME, OTHER = "m" * 32, "o" * 32
 
 
-class Book:
-    """What is remembered: of rows, and of sightings."""
+class _Actor:
+    def __init__(self, actor_id: str, spec: dict[str, Any]) -> None:
+        self.actor_id, self.spec = actor_id, spec
+        self.is_silent, self.sending = False, 0
+
+
+class _Link:
+    """A cluster, as this daemon reaches it."""
+
+    daemon_id = ME
+    hidden = f"_{ME[:16]}-"
+    astray = False
 
     def __init__(self) -> None:
-        self.forgotten: list[str] = []
+        self.clusters: dict[str, dict[str, _Actor]] = {"c1": {}, "c2": {}}
+        self.made = self.asked = 0
+        self.attached: Any = None
 
-    async def forget(self, name: str) -> None:
-        self.forgotten.append(name)
+    def attach(self, cluster: str) -> dict[str, _Actor]:
+        hosts = [
+            Node(f"{cluster}-{n}", alive=True, address=f"10.0.0.{n}", hostname=f"h{n}", port=1,
+                 head=n == 1)
+            for n in (1, 2)
+        ]  # fmt: skip
+        self.attached = SimpleNamespace(
+            nodes={node.node_id: node for node in hosts},
+            attached=SimpleNamespace(
+                facts=SimpleNamespace(cluster_id=cluster, node_id=hosts[0].node_id),
+                connection=SimpleNamespace(namespace="castray"),
+            ),
+            report=lambda _report: None,
+        )
+        return self.actors
+
+    @property
+    def actors(self) -> dict[str, _Actor]:
+        return self.clusters[self.attached.attached.facts.cluster_id]
+
+    def find(self) -> Any:
+        return self.attached
+
+    attachment = find
+
+    def put(self, name: str, owner: str, **more: Any) -> _Actor:
+        self.made += 1
+        spec = {"name": name, "owner": owner, "node_id": "c1-1", "required": False,
+                "made_of": "?", "address": "", "hostname": "", **more}  # fmt: skip
+        self.actors[name] = _Actor(f"a{self.made}", spec)
+        return self.actors[name]
+
+    async def names(self) -> list[str]:
+        return sorted(self.actors)
+
+    async def make(self, spec: dict[str, Any]) -> dict[str, Any]:
+        is_new = spec["name"] not in self.actors
+        actor = self.put(**spec) if is_new else self.actors[spec["name"]]
+        return {"actor_id": actor.actor_id, "is_new": is_new}
+
+    async def describe(self, name: str, timeout_s: float = 3.0) -> dict[str, Any]:
+        self.asked += 1
+        actor = self.actors.get(name)
+        if actor is None:
+            raise RecipientError("unreachable", "there is no such casting node")
+        if actor.is_silent:
+            await anyio.sleep(timeout_s / 10)
+            raise RecipientError("timed_out", "no answer in time")
+        facts = {"actor_id": actor.actor_id, "sending": actor.sending, "port": None, "roots": {},
+                 "reason": None, "inbox": None}  # fmt: skip
+        return {**actor.spec, **facts}
+
+    async def remove(self, name: str, actor_id: str | None) -> bool:
+        actor = self.actors.get(name)
+        if actor is None or actor_id not in {None, actor.actor_id}:
+            return False
+        del self.actors[name]
+        return True
 
 
-async def _cleared(link: Link, **facts: Any) -> list[str]:
-    book = Book()
-    seen = SimpleNamespace(forget=lambda _name: None)
-    placement = Placement(cast("Any", link), cast("Any", book), cast("Any", seen), lambda: None)  # type: ignore[arg-type,return-value]
-    await placement.clear(WantedNode("x", wanted=False, **facts))
-    return book.forgotten
+class _Daemon:
+    """Its casting nodes, and what they are asked by."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.link = _Link()
+        self.in_use: set[str] = set()
+        self.policy = CastingPolicy("/data", 10, 10, {}, 1, 1.0, None, follow=True, patience_s=1.0)
+        self.ledger = ledger
+        self.nodes = self.again()
+
+    def again(self) -> CastingNodes:
+        """Start anew, with the same ledger."""
+        made = CastingNodes(
+            cast("Any", self.link), Records(self.ledger),
+            cast("Any", SimpleNamespace(publish=lambda _fact: None)),
+            lambda: self.policy, lambda: self.in_use,
+        )  # fmt: skip
+        made.restore()
+        return made
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.nodes.run)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def created(self, name: str) -> _Actor:
+        made = await self.nodes.create(name, Where(), None, required=False)
+        assert made.state == "ready", made
+        return self.link.actors[name]
+
+    def row(self, name: str) -> WantedNode | None:
+        rows = {one.name: one for one in Records(self.ledger).all(WantedNode)}
+        return rows.get(name)
 
 
-async def test_own_actor_is_removed_by_its_id() -> None:
-    """Whoever has the name by now, and whether it answers: the id tells."""
-    link = Link(RecipientErrorType.TIMED_OUT)
-    assert await _cleared(link, cluster_id=HERE, actor_id="a1") == ["x"]
-    assert link.removed == [("x", "a1")]
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(nodes, "LOOK_S", 0.02)
+    monkeypatch.setattr(others, "LOOK_S", 0.02)
+    ledger = Ledger(tmp_path / "ledger")
+    yield _Daemon(ledger)
+    ledger.close()
 
 
-async def test_own_actor_that_the_ledger_does_not_know_is_asked() -> None:
-    link = Link({"owner": US, "actor_id": "a2"})
-    assert await _cleared(link) == ["x"]
-    assert link.removed == [("x", "a2")]
+async def _until(is_so: Any) -> None:
+    with anyio.fail_after(5):
+        while not is_so():
+            await anyio.sleep(0.01)
 
 
-@pytest.mark.parametrize(
-    "answer", [{"owner": "daemon-b", "actor_id": "b1"}, RecipientErrorType.UNREACHABLE]
-)
-async def test_what_is_not_there_or_not_ours_is_forgotten(answer: Any) -> None:
-    link = Link(answer)
-    assert await _cleared(link) == ["x"]
-    assert link.removed == []
+async def test_anothers_silent_node_is_never_removed(daemon: _Daemon) -> None:
+    """Ours was on a cluster that is gone; on this one another daemon has the name, and hangs."""
+    daemon.link.attach("c1")
+    await daemon.created("x")
+    theirs = daemon.link.attach("c2")
+    daemon.link.put("x", OTHER).is_silent = True
+    async with daemon.running():
+        await anyio.sleep(0.1)
+        await daemon.nodes.delete("x")
+        await anyio.sleep(0.5)
+
+    assert list(theirs) == ["x"]
 
 
-async def test_who_says_nothing_may_be_anybodys() -> None:
-    link = Link(RecipientErrorType.TIMED_OUT)
-    with pytest.raises(RecipientError):
-        await _cleared(link)
-    assert link.removed == []
+async def test_one_that_was_never_placed_leaves_anothers_alone(daemon: _Daemon) -> None:
+    """It waits until the other speaks, and is forgotten then."""
+    daemon.link.attach("c1")
+    theirs = daemon.link.put("x", OTHER)
+    theirs.is_silent = True
+    async with daemon.running():
+        await daemon.nodes.create("x", Where(), None, required=False)
+        await daemon.nodes.delete("x")
+        await anyio.sleep(0.5)
+        assert daemon.link.actors["x"] is theirs
+        assert daemon.row("x")
+        theirs.is_silent = False
+        await _until(lambda: daemon.row("x") is None)
+
+    assert daemon.link.actors["x"] is theirs
 
 
-async def test_what_lives_on_another_cluster_is_remembered_until_that_is_back() -> None:
-    link = Link(RecipientErrorType.UNREACHABLE)
-    assert await _cleared(link, cluster_id="cluster-2", actor_id="a1") == []
-    assert link.removed == []
+async def test_ours_that_the_ledger_does_not_know_is_asked(daemon: _Daemon) -> None:
+    """It may be of a time before ids were kept, or made when the session ended."""
+    daemon.link.attach("c1")
+    daemon.link.put("x", ME)
+    daemon.link.put("y", OTHER)
+    for name in "xyz":
+        await daemon.nodes._wanted.put(WantedNode(name, wanted=False, unwanted_at=9e9))
+    async with daemon.running():
+        await _until(lambda: not any(map(daemon.row, "xyz")))
+
+    assert list(daemon.link.actors) == ["y"]
+
+
+async def test_ours_is_removed_though_it_is_silent(daemon: _Daemon) -> None:
+    """Its id tells that it is ours."""
+    daemon.link.attach("c1")
+    (await daemon.created("x")).is_silent = True
+    await daemon.nodes.delete("x")
+
+    assert not daemon.link.actors
+    assert daemon.row("x") is None
+
+
+async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: _Daemon) -> None:
+    """Its raylet was started anew: the actor is bound to one that does not come back."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    old.is_silent = True
+    node = daemon.link.attached.nodes.pop("c1-1")
+    daemon.link.attached.nodes["new"] = replace(node, node_id="new")
+    async with daemon.running():
+        await _until(lambda: daemon.link.actors.get("x") not in {old, None})
+
+    assert daemon.link.actors["x"].spec["node_id"] == "new"
+
+
+async def test_deleted_on_another_cluster_it_goes_when_its_own_is_back(daemon: _Daemon) -> None:
+    """Meanwhile it is neither shown nor meant, over a restart too."""
+    first = daemon.link.attach("c1")
+    await daemon.created("x")
+    daemon.link.attach("c2")
+    await daemon.nodes.delete("x")
+    daemon.nodes = daemon.again()
+    assert (list(first), await daemon.nodes.all()) == (["x"], [])
+    daemon.link.attach("c1")
+    assert await daemon.nodes.known() == []
+    async with daemon.running():
+        await _until(lambda: not first)
+
+    assert daemon.row("x") is None
+
+
+async def test_cluster_that_does_not_come_back_is_waited_for_a_month(
+    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the row is dropped."""
+    daemon.link.attach("c1")
+    await daemon.created("x")
+    daemon.link.attach("c2")
+    await daemon.nodes.delete("x")
+    async with daemon.running():
+        await anyio.sleep(0.1)
+        assert daemon.row("x")
+        monkeypatch.setattr(wanted, "FORGOTTEN_S", -1.0)
+        await _until(lambda: daemon.row("x") is None)
+
+
+async def test_changed_settings_reach_a_node_that_is_idle(daemon: _Daemon) -> None:
+    """One that a transfer needs, or that sends for others, keeps its old ones until then."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    daemon.in_use, old.sending = {"x"}, 1
+    daemon.policy = replace(daemon.policy, inbox_messages=20)
+    async with daemon.running():
+        await anyio.sleep(0.1)
+        daemon.in_use = set()
+        await anyio.sleep(0.1)
+        assert daemon.link.actors["x"] is old
+        old.sending = 0
+        await _until(lambda: daemon.link.actors["x"] is not old)
+        new = daemon.link.actors["x"]
+        await anyio.sleep(0.1)
+
+    assert new.spec["inbox_capacity"] == 20
+    assert daemon.link.actors["x"] is new
+    assert (await daemon.nodes.show("x")).state == "ready"
+
+
+async def test_one_of_other_code_is_made_again_after_an_upgrade(
+    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adopted as it is, then replaced; another daemon's stays."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    theirs = daemon.link.put("y", OTHER)
+    monkeypatch.setattr("castrayd.casting.specs._code", lambda: "other code")
+    daemon.nodes = daemon.again()
+    async with daemon.running():
+        await _until(lambda: daemon.link.actors["x"] is not old)
+
+    assert daemon.link.actors["y"] is theirs
+
+
+async def test_purge_takes_the_hidden_one_too(daemon: _Daemon) -> None:
+    """Nobody else's is touched, and what cannot be removed now is named."""
+    daemon.link.attach("c2")
+    await daemon.created("far")
+    actors = daemon.link.attach("c1")
+    await daemon.created("near")
+    await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
+    daemon.link.put("_theirs", OTHER)
+    daemon.link.put("theirs", OTHER)
+    done = await daemon.nodes.purge()
+
+    assert (set(done.removed), done.left) == ({f"{daemon.link.hidden}c1-1", "near"}, ["far"])
+    assert set(actors) == {"_theirs", "theirs"}
+
+
+async def test_hidden_one_of_other_settings_is_made_again(daemon: _Daemon) -> None:
+    """Unless it sends."""
+    name = f"{daemon.link.hidden}c1-1"
+    daemon.link.attach("c1")
+    await daemon.nodes.hidden(name, "c1-1", {})
+    old = daemon.link.actors[name]
+    daemon.policy = replace(daemon.policy, data_dir="/elsewhere")
+    old.sending = 1
+    await daemon.nodes.hidden(name, "c1-1", {})
+    assert daemon.link.actors[name] is old
+    old.sending = 0
+    await daemon.nodes.hidden(name, "c1-1", {})
+    assert daemon.link.actors[name].spec["data_dir"] == "/elsewhere"
+
+
+async def test_nobody_waits_for_anothers_silent_node(daemon: _Daemon) -> None:
+    """What was learnt beside is read; the silent one is not meant until it speaks again."""
+    daemon.link.attach("c1")
+    frozen = daemon.link.put("frozen", OTHER)
+    daemon.link.put("well", OTHER)
+    async with daemon.running():
+        assert {one.name for one in await daemon.nodes.known()} == {"frozen", "well"}
+        frozen.is_silent = True
+        await anyio.sleep(0.5)
+        for _ in range(20):
+            with anyio.fail_after(0.05):
+                assert [one.name for one in await daemon.nodes.known()] == ["well"]
+            await anyio.sleep(0.03)
+        frozen.is_silent = False
+        with anyio.fail_after(5):
+            while len(await daemon.nodes.known()) < 2:
+                await anyio.sleep(0.01)
+
+
+async def test_first_look_is_shared_by_those_who_wait(daemon: _Daemon) -> None:
+    """Each node is asked once."""
+    daemon.link.attach("c1")
+    for name in "abc":
+        daemon.link.put(name, OTHER)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(10):
+            tasks.start_soon(daemon.nodes.known)
+
+    assert daemon.link.asked == 3
+
+
+def test_rows_of_before_are_read(tmp_path: Path) -> None:
+    """A ledger that knows no actors' ids is one all the same."""
+    ledger = Ledger(tmp_path / "ledger")
+    ledger.put_record("WantedNode", "x", msgspec.json.encode({"name": "x", "wanted": False}))
+
+    assert Records(ledger).all(WantedNode) == [WantedNode("x", wanted=False)]
+    ledger.close()

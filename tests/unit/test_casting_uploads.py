@@ -18,11 +18,15 @@ ALICE, BOB = 64_321, 64_322
 """Uids that are neither root nor ours."""
 
 
+async def _place(*_: object) -> None:
+    raise AssertionError("nothing is sent")
+
+
 def _uploads(folder: Path, ledger: Ledger, needed: set[str] | None = None) -> Uploads:
     policy: Any = SimpleNamespace(upload_bytes=100, upload_s=60.0)
     link: Any = None  # without a cluster nothing is sent
     uploads = Uploads(
-        folder / "up", link, Records(ledger), lambda *_: {}, lambda: policy, lambda: needed or set()
+        folder / "up", link, Records(ledger), _place, lambda: policy, lambda: needed or set()
     )
     uploads.restore()
     return uploads

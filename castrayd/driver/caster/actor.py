@@ -36,6 +36,8 @@ METHODS = {
     "read": ("read",),
 }
 """Which method runs in which group."""
+_TOLD = ("name", "owner", "required", "address", "hostname", "made_of")
+"""Of what it was made of, what it tells."""
 _ENDED_KEPT = 100
 """Transfers that have ended, and can still be asked about."""
 _SWEEP_S = 3600.0
@@ -96,12 +98,13 @@ class Caster:
         """Return what the node is: owner, place, port, roots and how full its inbox is."""
         import ray  # noqa: PLC0415
 
-        spec, context = self._spec, ray.get_runtime_context()
+        spec = self._spec
+        outgoing = list(self._outgoing.values())
         return {
             "protocol": PROTOCOL,
-            **{key: spec[key] for key in ("name", "owner", "required", "address", "hostname")},
-            "actor_id": context.get_actor_id(),
-            "node_id": context.get_node_id(),
+            **{key: spec[key] for key in _TOLD},
+            "sending": sum(one.progress()["state"] == "running" for one in outgoing),
+            "node_id": ray.get_runtime_context().get_node_id(),
             "pid": os.getpid(),
             "python": platform.python_version(),
             "port": self._udp.port if self._udp else None,
