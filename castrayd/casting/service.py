@@ -5,6 +5,7 @@ The composition root makes one and runs it beside the supervisor; requests may c
 
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
@@ -66,7 +67,9 @@ class CastingService:
         self.nodes = CastingNodes(self.link, records, publisher, policy, self._taking_part)
         self._publisher = publisher
         self._messages: Messages | None = None
-        self.uploads = Uploads(uploads, self.link, records, self.nodes.hidden, policy, self._in_use)
+        self.uploads = Uploads(
+            uploads, self.link, records, self.nodes.hidden, policy, self._in_use, self._state_of
+        )
         self.transfers = Transfers(
             self.link, records, self.uploads, publisher, clock, lambda: policy().patience_s
         )
@@ -81,6 +84,7 @@ class CastingService:
         async with anyio.create_task_group() as tasks:
             self._messages = Messages(self.link, tasks)
             tasks.start_soon(self.transfers.run, name="transfers")
+            tasks.start_soon(self.uploads.run, name="uploads")
             await self.nodes.run()
 
     async def cast(  # noqa: PLR0913  a message has these
@@ -141,16 +145,22 @@ class CastingService:
         """
         if node is not None:
             checked(source, "source.path")
-        else:
-            self.uploads.check(source, uid)
         target = checked(path or f"files:{basename(source)}", "path")
-        if needs_cluster(to):
-            self.link.attachment()
-        names = await self.resolve(to, node)
-        one = await self.transfers.create(
-            node, source, names, target, if_exists=if_exists, bandwidth_bytes_s=bandwidth_bytes_s
-        )
+        with self._kept(node, source, uid):
+            if needs_cluster(to):
+                self.link.attachment()
+            names = await self.resolve(to, node)
+            one = await self.transfers.create(
+                node, source, names, target,
+                if_exists=if_exists, bandwidth_bytes_s=bandwidth_bytes_s,
+            )  # fmt: skip
+            if node is None:
+                await self.uploads.sent(source, one.id)
         return self.document(one)
+
+    def _kept(self, node: str | None, source: str, uid: int) -> AbstractContextManager[None]:
+        """Keep an upload while a transfer of it is on its way into the ledger."""
+        return self.uploads.held(source, uid) if node is None else nullcontext()
 
     async def retry(self, transfer_id: str, uid: int) -> TransferDocument:
         """Begin again with those that do not have it.
@@ -158,9 +168,8 @@ class CastingService:
         Raises `ApiError`: `not_found`, `conflict`, `forbidden` as for a new one.
         """
         one = self.transfers.show(transfer_id)
-        if one.node is None:
-            self.uploads.check(one.source, uid)
-        return self.document(await self.transfers.retry(transfer_id))
+        with self._kept(one.node, one.source, uid):
+            return self.document(await self.transfers.retry(transfer_id))
 
     def document(self, one: Transfer) -> TransferDocument:
         """Return what the API shows of a transfer."""
@@ -201,6 +210,13 @@ class CastingService:
         active = [one for one in self.transfers.all() if one.state in ACTIVE]
         recipients = {part.recipient for one in active for part in one.parts}
         return recipients | {one.node for one in active if one.node is not None}
+
+    def _state_of(self, transfer_id: str) -> str | None:
+        """Return the state of a transfer; None where it is forgotten."""
+        try:
+            return self.transfers.show(transfer_id).state
+        except ApiError:
+            return None
 
     async def resolve(self, to: To, sender: str | None) -> tuple[str, ...]:
         """Return the names that are meant; the cluster is asked only where it matters."""

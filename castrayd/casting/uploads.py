@@ -6,26 +6,31 @@ under the same user, reads them from there. Each belongs to the user who has upl
 
 import contextlib
 import os
-import time
-import uuid
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import Any, BinaryIO, Final, NoReturn
+from typing import Any, Final
 
 import anyio
+import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from castrayd.casting.link import Link
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.records import Records
+from castrayd.casting.spool import Spool
 from castrayd.refusals import ApiError, ApiErrorType
-from castrayd.threads import READS
 
 __all__ = ("Uploads",)
 
+SWEEP_S: Final = 10.0
 LOOK_S: Final = 2.0
 """For so long a sender that was there is taken to be there."""
+_SPENT: Final = frozenset({"done", "cancelled", None})
+"""States of a transfer that does not go on, and is not begun again either; None: forgotten."""
+
+log = structlog.get_logger("castrayd.casting")
 
 
 class Upload(Struct, frozen=True):
@@ -33,6 +38,10 @@ class Upload(Struct, frozen=True):
 
     name: str
     uid: int
+    once: bool = False
+    """Whether it is for one transfer, and goes with it."""
+    transfer: str | None = None
+    """For which it is, once that is known."""
 
 
 class Uploads:
@@ -46,15 +55,23 @@ class Uploads:
         place: Callable[[str, str, Mapping[str, Any]], Awaitable[None]],
         policy: Callable[[], CastingPolicy],
         in_use: Callable[[], set[str]],
+        state_of: Callable[[str], str | None],
     ) -> None:
-        """`place` sees that a node of this name is on that Ray node and has those roots."""
-        self._in_use = in_use
-        self._folder = folder
+        """`place` sees that a node of this name is on that Ray node and has those roots.
+
+        `in_use` names the uploads that transfers need; `state_of` is that of a transfer.
+        """
         self._link = link
         self._records = records
         self._place = place
+        self._in_use = in_use
+        self._state_of = state_of
+        self._spool = Spool(folder, policy)
+        self._folder = folder
         self._policy = policy
-        self._owners: dict[str, int] = {}
+        self._uploads: dict[str, Upload] = {}
+        self._held: list[str] = []
+        """That are about to be sent."""
         self._turn = anyio.Lock()
         self._placing = anyio.Lock()
         self._sender: tuple[object, str, float] | None = None
@@ -62,86 +79,114 @@ class Uploads:
 
     def restore(self) -> None:
         """Read from the ledger whose they are; once, before anything else."""
-        self._owners = {one.name: one.uid for one in self._records.all(Upload)}
+        self._uploads = {one.name: one for one in self._records.all(Upload)}
+        self._spool.restore()
 
-    def check(self, name: str, uid: int) -> None:
-        """Raise `ApiError` unless a user may send an upload: `not_found`, `forbidden`."""
-        if not (self._folder / name).is_file():
-            message = f"no such upload: {name}"
-            raise ApiError(ApiErrorType.NOT_FOUND, message, field="source.upload")
-        self._check_owner(name, uid, "source.upload")
+    async def run(self) -> None:
+        """Remove what is not needed any more, until cancelled."""
+        while True:
+            await anyio.sleep(SWEEP_S)
+            try:
+                await self._sweep()
+            except Exception as error:
+                log.error("the uploads could not be swept", exc_info=error)
 
-    def _check_owner(self, name: str, uid: int, field: str) -> None:
-        """Refuse whoever is not its owner; one that nobody is known to own is the daemon's."""
-        if uid in {0, os.geteuid(), self._owners.get(name)} or not (self._folder / name).exists():
-            return
-        raise ApiError(ApiErrorType.FORBIDDEN, f"upload {name} is another user's", field=field)
+    # --- what the API asks ---
 
-    async def put(self, name: str, data: AsyncIterable[bytes], uid: int) -> int:
+    @contextlib.contextmanager
+    def held(self, name: str, uid: int) -> Iterator[None]:
+        """Keep an upload that its user is about to send. Raises `ApiError` as `_check` does."""
+        self._check(name, uid, "source.upload")
+        self._held.append(name)
+        try:
+            yield
+        finally:
+            self._held.remove(name)
+
+    async def sent(self, name: str, transfer_id: str) -> None:
+        """Note for which transfer an upload is that is for one alone."""
+        async with self._turn:
+            known = self._uploads.get(name)
+            if known is not None and known.once:
+                await self._keep(replace(known, transfer=transfer_id))
+
+    async def put(
+        self, name: str, data: AsyncIterable[bytes], uid: int, *, once: bool = False
+    ) -> int:
         """Take a user's upload in, whole or not at all; returns its bytes.
 
         Raises `ApiError`: `forbidden` where another user's has the name, `too_large` beyond what
-        all uploads together may take.
+        all uploads together may take, or where the disk has no room.
         """
         self._check_owner(name, uid, "name")
         await self._sweep()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._folder / f".{uuid.uuid4().hex}.part"
-        try:
-            size = await self._write(part, data)
-            async with self._turn:
-                self._check_owner(name, uid, "name")  # another's may have come meanwhile
-                await self._records.put(Upload, name, Upload(name, uid))
-                self._owners[name] = uid
-                part.rename(self._folder / name)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        async with self._spool.taken(data) as (part, size), self._turn:
+            self._check_owner(name, uid, "name")  # another's may have come meanwhile
+            await self._keep(Upload(name, uid, once))
+            self._spool.publish(part, name)
         return size
 
-    async def _write(self, part: Path, data: AsyncIterable[bytes]) -> int:
-        size = 0
-        with part.open("wb") as file:
-            async for chunk in data:
-                await READS.run(lambda chunk=chunk: self._append(file, chunk))  # type: ignore[misc]
-                size += len(chunk)
-            await READS.run(lambda: os.fsync(file.fileno()))
-        return size
+    async def delete(self, name: str, uid: int) -> None:
+        """Remove a user's upload.
 
-    def _append(self, file: BinaryIO, chunk: bytes) -> None:
-        file.write(chunk)
-        file.flush()
-        if sum(facts.st_size for facts in self._there().values()) > self._policy().upload_bytes:
-            self._refuse()
+        Raises `ApiError`: `not_found`, `forbidden`; `conflict` while a transfer needs it.
+        """
+        self._check(name, uid, "name")
+        async with self._turn:
+            self._check(name, uid, "name")
+            if name in self._needed():
+                message = f"a transfer needs upload {name}"
+                raise ApiError(ApiErrorType.CONFLICT, message, "Cancel the transfer first.")
+            await self._remove(name)
 
-    def _there(self) -> dict[str, os.stat_result]:
-        """Return what lies in the folder, those too that are on their way in."""
-        found = {}
-        for one in self._folder.iterdir() if self._folder.is_dir() else ():
-            with contextlib.suppress(FileNotFoundError):  # it has got its name meanwhile
-                found[one.name] = one.stat()
-        return found
+    def _check(self, name: str, uid: int, field: str) -> None:
+        """Raise `ApiError` unless a user may have it: `not_found`, `forbidden`."""
+        if name not in self._spool:
+            message = f"no such upload: {name}"
+            raise ApiError(ApiErrorType.NOT_FOUND, message, field=field)
+        self._check_owner(name, uid, field)
 
-    def _refuse(self) -> NoReturn:
-        message = f"uploads may take {self._policy().upload_bytes} bytes together"
-        raise ApiError(ApiErrorType.TOO_LARGE, message, _HINT)
+    def _check_owner(self, name: str, uid: int, field: str) -> None:
+        """Refuse whoever is not its owner; one that nobody is known to own is the daemon's."""
+        known = self._uploads.get(name)
+        owner = None if known is None else known.uid
+        if uid in {0, os.geteuid(), owner} or name not in self._spool:
+            return
+        raise ApiError(ApiErrorType.FORBIDDEN, f"upload {name} is another user's", field=field)
+
+    async def _keep(self, one: Upload) -> None:
+        await self._records.put(Upload, one.name, one)
+        self._uploads[one.name] = one
+
+    def _needed(self) -> set[str]:
+        return {*self._in_use(), *self._held}
+
+    # --- what goes ---
 
     async def _sweep(self) -> None:
-        """Remove what is older than uploads may be, and forget whose it was."""
+        """Remove what is too old, or was for one transfer, unless it is needed."""
         async with self._turn:
-            left = await READS.run(self._swept)
-            for name in set(self._owners) - left:
-                await self._records.delete(Upload, name)
-                del self._owners[name]
+            old = await self._spool.old(self._policy().upload_s)
+            for name in {*old, *self._spent()}:
+                if name not in self._needed():
+                    await self._remove(name)
+            for name in [name for name in self._uploads if name not in self._spool]:
+                await self._forget(name)
 
-    def _swept(self) -> set[str]:
-        """Remove what is too old, unless it is needed; returns the names that are left."""
-        oldest = time.time() - self._policy().upload_s  # noqa: TID251  files have wall times
-        there, needed = self._there(), self._in_use()
-        old = {name for name, facts in there.items() if facts.st_mtime < oldest} - needed
-        for name in old:
-            (self._folder / name).unlink(missing_ok=True)
-        return set(there) - old
+    def _spent(self) -> set[str]:
+        """Name those that were for one transfer which has ended well, or is not wanted."""
+        sent = [one for one in self._uploads.values() if one.transfer is not None]
+        return {one.name for one in sent if self._state_of(one.transfer or "") in _SPENT}
+
+    async def _remove(self, name: str) -> None:
+        await self._spool.remove(name)
+        await self._forget(name)
+
+    async def _forget(self, name: str) -> None:
+        await self._records.delete(Upload, name)
+        self._uploads.pop(name, None)
+
+    # --- who sends ---
 
     async def sender(self) -> str:
         """Return the node that sends uploads, made where it is not there, or not any more.
@@ -163,6 +208,3 @@ class Uploads:
             await self._place(name, node_id, roots)
             self._sender = (attachment, name, monotonic())
         return name
-
-
-_HINT: Final = "Wait until older ones are removed, or raise casting.upload_bytes."

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 import click
 
+from castrayd.casting.plans import ACTIVE
 from castrayd.cli.asking import EXIT_FAILED, Session, asks, fail
 from castrayd.cli.casting import to
-from castrayd.cli.client import quoted
+from castrayd.cli.client import ApiRefusedError, quoted
 from castrayd.cli.terminal import bar, coloured, style, table
 
 __all__ = ("COMMANDS",)
@@ -22,7 +23,6 @@ _STATES: Final = {
     "done": "green", "running": "blue", "queued": "blue", "interrupted": "yellow",
     "partial": "yellow", "failed": "red", "cancelled": "yellow",
 }  # fmt: skip
-ACTIVE: Final = frozenset({"queued", "running", "interrupted"})
 LOOK_S: Final = 0.25
 BAR_CELLS: Final = 30
 UPLOAD_S: Final = 24 * 3600.0
@@ -56,19 +56,29 @@ def file_send(  # noqa: PLR0913, PLR0917  click hands each option over
     detach: bool,  # noqa: FBT001
 ) -> None:
     """Send SOURCE, a file here or NODE:ROOT:PATH; exit 1 unless every recipient has it."""
-    body = {
-        "source": _source(session, source),
+    body: Document = {
         "to": to(whom),
         "path": path or f"files:{source.rpartition(':')[2].rpartition('/')[2]}",
         "if_exists": if_exists,
         "bandwidth_bytes_s": bandwidth,
     }
-    one = session.client.ask("POST", "/api/transfers", body)
+    one = _begun(session, body, _source(session, source))
     if not detach:
         one = _followed(session, one)
     session.show(one, transfer_lines)
     if not detach and one["state"] != "done":
         raise SystemExit(EXIT_FAILED)
+
+
+def _begun(session: Session, body: Document, source: Document) -> Document:
+    """Have a transfer begin; what was uploaded for it goes where it does not."""
+    try:
+        one: Document = session.client.ask("POST", "/api/transfers", {**body, "source": source})
+    except ApiRefusedError:
+        if "upload" in source:
+            session.client.ask("DELETE", f"/api/uploads/{quoted(source['upload'])}")
+        raise
+    return one
 
 
 def _source(session: Session, text: str) -> Document:
@@ -83,7 +93,7 @@ def _source(session: Session, text: str) -> Document:
     except OSError as error:
         fail(EXIT_FAILED, f"{text}: {error.strerror}")
     with data:
-        session.client.upload(f"/api/uploads/{quoted(name)}", data, UPLOAD_S)
+        session.client.upload(f"/api/uploads/{quoted(name)}?once", data, UPLOAD_S)
     return {"upload": name}
 
 

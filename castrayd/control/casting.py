@@ -52,6 +52,7 @@ class CastingRoutes:
             ("POST", "/api/messages", self.cast),
             ("GET", "/api/nodes/{name}/files", self.files),
             ("PUT", "/api/uploads/{name}", self.upload),
+            ("DELETE", "/api/uploads/{name}", self.delete_upload),
             ("GET", "/api/transfers", self.transfers),
             ("POST", "/api/transfers", self.create_transfer),
             ("GET", "/api/transfers/{id}", self.transfer),
@@ -125,14 +126,18 @@ class CastingRoutes:
         return reply(FileList([dict(one) for one in found]))
 
     async def upload(self, request: web.Request) -> web.Response:
-        query(request)
-        name = name_in_path(request)
+        once, name = flag(query(request, "once"), "once"), name_in_path(request)
         data = request.content.iter_chunked(CHUNK_BYTES)
         try:
-            size = await self._casting.uploads.put(name, data, uid(request))
+            size = await self._casting.uploads.put(name, data, uid(request), once=once)
         except (web.RequestPayloadError, ConnectionError) as error:
             raise ApiError(ApiErrorType.BAD_REQUEST, "the upload broke off") from error
         return reply(UploadReply(name, size), status=201)
+
+    async def delete_upload(self, request: web.Request) -> web.Response:
+        query(request)
+        await self._casting.uploads.delete(name_in_path(request), uid(request))
+        return reply({})
 
     async def transfers(self, request: web.Request) -> web.Response:
         limit = integer(query(request, "limit"), "limit", 50, low=1, high=MAX_LIMIT)

@@ -235,7 +235,18 @@ _ROUTES: Final = (
         method="put",
         status=201,
         raw=True,
+        parameters=(
+            _NAME,
+            _query("once", _SWITCH, "It is for one transfer, and goes when all have it."),
+        ),
+    ),
+    _Route(
+        "/api/uploads/{name}",
+        "Remove it; its user may, where no transfer needs it.",
+        dict,
+        method="delete",
         parameters=(_NAME,),
+        errors=(404, 409),
     ),
     _Route(
         "/api/transfers",

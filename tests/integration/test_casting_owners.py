@@ -132,6 +132,7 @@ async def test_sender_of_uploads_comes_back_and_is_purged(
             (hidden,) = (n for n in names(cluster, cluster_python) if n.startswith("_"))
             if number == 0:
                 killed(cluster, cluster_python, hidden)
+        assert (await daemon.ask("DELETE", "/api/uploads/a"))[0] == 200
         code, done = await daemon.ask("DELETE", "/api/nodes")
         assert (code, set(done["removed"]), done["left"]) == (200, {"x", hidden}, [])
         await anyio.sleep(1)

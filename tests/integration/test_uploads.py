@@ -3,6 +3,7 @@
 import grp
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -62,8 +63,45 @@ async def test_upload_is_its_users_own() -> None:
         code, accepted = await _as(daemon, ALICE, "POST", "/api/transfers", SEND)
         assert (code, accepted["state"]) == (202, "queued")
         assert (await daemon.ask("POST", "/api/transfers", SEND))[0] == 202
+        code, answer = await _as(daemon, ALICE, "DELETE", "/api/uploads/a", "")
+        assert (code, answer["error"]["type"]) == (409, "conflict")
         await daemon.ask("DELETE", f"/api/transfers/{accepted['id']}")
         again = f"/api/transfers/{accepted['id']}/retry"
         assert (await _as(daemon, BOB, "POST", again, {}))[0] == 403
         assert (await _as(daemon, ALICE, "POST", again, {}))[0] == 202
         assert (await _as(daemon, ALICE, "PUT", "/api/uploads/a", "anew"))[0] == 201
+
+        for one in (await daemon.get("/api/transfers"))["transfers"]:
+            await daemon.ask("DELETE", f"/api/transfers/{one['id']}")
+        code, answer = await _as(daemon, BOB, "DELETE", "/api/uploads/a", "")
+        assert (code, answer["error"]["type"]) == (403, "forbidden")
+        assert (await _as(daemon, ALICE, "DELETE", "/api/uploads/a", ""))[0] == 200
+        assert (await daemon.ask("DELETE", "/api/uploads/a"))[0] == 404
+        assert list((daemon.folder / "state" / "uploads").iterdir()) == []
+
+
+async def test_castrayctl_leaves_no_copy_behind(tmp_path: Path) -> None:
+    """Neither of what was cancelled, after a restart too, nor of what was refused."""
+    (tmp_path / "file").write_bytes(b"x" * 1000)
+
+    async def send(daemon: Daemon, to: str) -> tuple[int, Any]:
+        command = [sys.executable, "-c", "from castrayd.cli.castrayctl import main; main()"]
+        asked = ["--socket", str(daemon.socket), "--json", "file", "send", "--detach"]
+        done = await anyio.run_process(
+            [*command, *asked, str(tmp_path / "file"), "--to", to], check=False
+        )
+        return done.returncode, json.loads(done.stdout or "null")
+
+    async with refused() as address, running_daemon(address=address) as daemon:
+        there = daemon.folder / "state" / "uploads"
+        assert (await send(daemon, "all"))[0] == 1  # who that is only the cluster can tell
+        assert list(there.iterdir()) == []
+        code, sent = await send(daemon, "nobody")
+        assert (code, [path.name for path in there.iterdir()]) == (0, [sent["source"]["upload"]])
+        await daemon.stop()
+        daemon.launch()
+        await daemon.answers()
+        await daemon.ask("DELETE", f"/api/transfers/{sent['id']}")
+        with anyio.fail_after(20):
+            while list(there.iterdir()):
+                await anyio.sleep(0.1)

@@ -1,0 +1,132 @@
+"""The folder of uploads: taken in whole or not at all, within what they may take of the disk.
+
+What lies there is known here, so that nothing is counted twice or missed while it is renamed.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from castrayd.casting.policy import CastingPolicy
+from castrayd.refusals import ApiError, ApiErrorType
+from castrayd.threads import READS
+
+__all__ = ("Spool",)
+
+PIECE_BYTES: Final = 4 * 2**20
+"""Written by one call of a thread; what comes over the socket is smaller."""
+LEAST_RESERVE: Final = 2**30
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Spool:
+    """All files of one folder, and those on their way in."""
+
+    def __init__(self, folder: Path, policy: Callable[[], CastingPolicy]) -> None:
+        self._folder = folder
+        self._policy = policy
+        self._sizes: dict[str, int] = {}
+        """Bytes by name; what is on its way in by a name of its own."""
+
+    def restore(self) -> None:
+        """See what is there, and remove what never came in whole; blocks, for the start."""
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            if path.name.startswith("."):
+                path.unlink(missing_ok=True)
+            else:
+                self._sizes[path.name] = path.stat().st_size
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sizes
+
+    @asynccontextmanager
+    async def taken(self, data: AsyncIterable[bytes]) -> AsyncIterator[tuple[str, int]]:
+        """Take data in; yields what it is called until it is published, and its bytes.
+
+        Unless it is published it is removed. Raises `ApiError` (`too_large`).
+        """
+        part = f".{uuid.uuid4().hex}.part"
+        self._sizes[part] = 0
+        try:
+            await self._write(part, data)
+            yield part, self._sizes[part]
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise _full(error.strerror or "") from error
+        finally:
+            if self._sizes.pop(part, None) is not None:
+                (self._folder / part).unlink(missing_ok=True)
+
+    def publish(self, part: str, name: str) -> None:
+        """Give what was taken its name, in the place of any that has it."""
+        (self._folder / part).rename(self._folder / name)
+        self._sizes[name] = self._sizes.pop(part)
+
+    async def _write(self, part: str, data: AsyncIterable[bytes]) -> None:
+        await READS.run(lambda: self._folder.mkdir(mode=0o700, parents=True, exist_ok=True))
+        with (self._folder / part).open("wb", buffering=0) as file:
+            async for piece in self._pieces(part, data):
+                await READS.run(lambda piece=piece: self._append(file, piece))  # type: ignore[misc]
+            await READS.run(lambda: os.fsync(file.fileno()))
+
+    async def _pieces(self, part: str, data: AsyncIterable[bytes]) -> AsyncIterator[bytearray]:
+        """Gather what comes, as far as it may take room."""
+        piece = bytearray()
+        async for chunk in data:
+            self._sizes[part] += len(chunk)
+            if sum(self._sizes.values()) > self._policy().upload_bytes:
+                message = f"uploads may take {self._policy().upload_bytes} bytes together"
+                raise ApiError(ApiErrorType.TOO_LARGE, message, _HINT)
+            piece += chunk
+            if len(piece) >= PIECE_BYTES:
+                yield piece
+                piece = bytearray()
+        yield piece
+
+    def _append(self, file: BinaryIO, piece: bytearray) -> None:
+        disk = os.fstatvfs(file.fileno())
+        if disk.f_bavail * disk.f_frsize - len(piece) < self._reserve(disk):
+            raise _full("what is to stay free of it is reached")
+        left = memoryview(piece)
+        while left:
+            left = left[file.write(left) :]
+
+    def _reserve(self, disk: os.statvfs_result) -> int:
+        """Return what stays free: the ledger is on the same disk. As a casting node does."""
+        wanted = self._policy().disk_reserve_bytes
+        whole = disk.f_blocks * disk.f_frsize
+        return max(LEAST_RESERVE, whole * 6 // 100) if wanted is None else wanted
+
+    async def old(self, age_s: float) -> set[str]:
+        """Name what is older, and notice what somebody has removed."""
+        names = [name for name in self._sizes if not name.startswith(".")]
+        times = await READS.run(lambda: {name: self._time_of(name) for name in names})
+        for name in [name for name, at in times.items() if at is None]:
+            self._sizes.pop(name, None)
+        oldest = time.time() - age_s  # noqa: TID251  files have wall times
+        return {name for name, at in times.items() if at is not None and at < oldest}
+
+    def _time_of(self, name: str) -> float | None:
+        with contextlib.suppress(FileNotFoundError):
+            return (self._folder / name).stat().st_mtime
+        return None
+
+    async def remove(self, name: str) -> None:
+        """Remove one, if it is there: at once, for whoever asks."""
+        self._sizes.pop(name, None)
+        await READS.run(lambda: (self._folder / name).unlink(missing_ok=True))
+
+
+def _full(why: str) -> ApiError:
+    message = f"the disk of daemon.state_dir has no room: {why}"
+    return ApiError(ApiErrorType.TOO_LARGE, message, "Make room there.")
+
+
+_HINT: Final = "Remove some, wait until older ones go, or raise casting.upload_bytes."
