@@ -50,6 +50,10 @@ class AccessPolicy:
         own = peer.uid == os.geteuid() and self.own_uid_writes
         return peer.uid == 0 or own or bool(peer.gids & self.write_groups)
 
+    def may_reload(self, peer: Peer) -> bool:
+        """Whether the peer may have the settings read again: our own uid could send a SIGHUP."""
+        return peer.uid == os.geteuid() or self.may_write(peer)
+
     def may_aim(self, peer: Peer) -> bool:
         """Whether the peer may name an address, which is shown the token: who can read it may."""
         return peer.uid in {0, os.geteuid()}

@@ -14,6 +14,7 @@ from tests.support.machine import Machine, machine
 _VENV = """
 useradd --create-home ray
 useradd --create-home reader
+useradd --create-home writer
 useradd --create-home stranger
 python=$(readlink -f {python})
 for path in $python {packages}; do

@@ -189,6 +189,30 @@ def test_faulty_settings_are_not_tried_again(service: Machine) -> None:
         service.write("/etc/castrayd/castrayd.toml", good)
 
 
+_SAME_FOLDERS = """
+ReadWritePaths=/run/castrayd /var/lib/castrayd
+Environment=RUNTIME_DIRECTORY=/run/castrayd STATE_DIRECTORY=/var/lib/castrayd
+"""
+
+
+def test_a_second_daemon_is_not_tried_again(service: Machine) -> None:
+    start(service)
+    unit = service.do("systemctl", "cat", "castrayd")
+    own = ("RuntimeDirectory", "StateDirectory")
+    kept = [line for line in unit.splitlines() if not line.startswith(own)]
+    service.write("/etc/systemd/system/another.service", "\n".join(kept))
+    drop_in(service, _SAME_FOLDERS, "another")
+    try:
+        assert service.run("systemctl", "start", "another").returncode != 0
+        time.sleep(6)  # longer than RestartSec
+        known = show(service, "another")
+        assert (known["ActiveState"], known["ExecMainStatus"]) == ("failed", "73"), known
+        assert known["NRestarts"] == "0"
+        assert ctl(service, "status")["state"] == "connected"
+    finally:
+        service.sh("rm -r /etc/systemd/system/another*; systemctl daemon-reload")
+
+
 def test_reload_with_a_good_and_with_a_bad_file(service: Machine) -> None:
     good = service.do("cat", "/etc/castrayd/castrayd.toml")
     start(service)

@@ -55,7 +55,8 @@ def test_two_instances_on_two_clusters_are_apart_in_everything(service: Machine)
 
 def test_who_may_read_write_or_nothing(service: Machine) -> None:
     good = service.do("cat", "/etc/castrayd/castrayd.toml")
-    service.write("/etc/castrayd/castrayd.toml", '[control]\nread_groups = ["reader"]\n')
+    config = '[control]\nread_groups = ["reader"]\nwrite_groups = ["writer"]\n'
+    service.write("/etc/castrayd/castrayd.toml", config)
     start(service)
     assert ctl(service, "status", user="reader")["state"] == "connected"
     for user, words, code in (
@@ -63,6 +64,8 @@ def test_who_may_read_write_or_nothing(service: Machine) -> None:
         ("reader", ("message", "send", "--to", "all", "x"), 5),
         ("stranger", ("status",), 5),
         ("stranger", ("pause",), 5),
+        ("writer", ("pause",), 0),
+        ("writer", ("resume",), 0),
         ("ray", ("pause",), 0),
         ("ray", ("resume",), 0),
         (None, ("pause",), 0),
@@ -72,6 +75,10 @@ def test_who_may_read_write_or_nothing(service: Machine) -> None:
         assert done.returncode == code, (user, words, done)
         if code:
             assert "may not" in done.stderr
+    service.write("/etc/castrayd/castrayd.toml", config + "own_uid_writes = false\n")
+    service.do("systemctl", "restart", "castrayd")
+    assert service.run("castrayctl", "pause", user="ray").returncode == 5
+    service.do("systemctl", "reload", "castrayd")  # which asks as that very user
     service.write("/etc/castrayd/castrayd.toml", good)
     service.do("systemctl", "stop", "castrayd")
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from unittest import mock
 
 import pytest
 
@@ -30,6 +31,16 @@ def _peer(uid: int, *gids: int) -> Peer:
 def test_peer_may_as_its_uid_and_groups_say(peer: Peer, reads: bool, writes: bool) -> None:
     """Root and write groups write, read groups read, nobody else does anything."""
     assert (reads, writes) == (POLICY.may_read(peer), POLICY.may_write(peer))
+
+
+def test_own_user_reloads_whatever_else_it_may() -> None:
+    """As the service manager does in its name, which is no root."""
+    policy = AccessPolicy(read_groups=frozenset({20}), own_uid_writes=False)
+    own = _peer(os.geteuid() or STRANGER)
+    with mock.patch("os.geteuid", return_value=own.uid):
+        assert policy.may_reload(own)
+        assert not policy.may_write(own)
+    assert not policy.may_reload(_peer(STRANGER + 1, 20))
 
 
 def test_token_owners_alone_may_name_an_address() -> None:
