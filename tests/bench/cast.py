@@ -1,17 +1,21 @@
 """What casting costs: `python -m tests.bench.cast` prints each figure beside its measure.
 
-Needs root, and CASTRAY_TEST_CLUSTER_PYTHON. Both sides of a row are taken in turns in one run, on
-the same raylets: four on this machine, and four hosts in namespaces for what crosses links.
+Needs root, rsync, and CASTRAY_TEST_CLUSTER_PYTHON. Both sides of a row are taken in turns in one
+run, on the same raylets: four on this machine, and four hosts in namespaces for what crosses links.
+The round that warms up is not counted.
 """
 
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +24,14 @@ import anyio
 
 from tests.integration.test_casting_lab import daemon_on
 from tests.support.casting import casting, cluster_of_four, ready
+from tests.support.files import MIB, ended, made
 from tests.support.lab import Lab, lab
+from tests.support.processes import free_port, until
 from tests.support.ray import RayHead
 
-MIB: Final = 2**20
 ROUNDS: Final = 3
+STORE_BYTES: Final = 10**9
+"""Of each raylet: a host's own store is larger yet."""
 CASTS: Final = {32: 600, 1: 200}
 """How many, by how many are under way at once."""
 FILE_MIB: Final = 512
@@ -71,7 +78,7 @@ def main() -> None:
     """Print every row; exit 1 when one is not reached."""
     python = os.environ["CASTRAY_TEST_CLUSTER_PYTHON"]
     rows: list[tuple[str, float, float, bool]] = []
-    with cluster_of_four(python) as cluster:
+    with cluster_of_four(python, store=STORE_BYTES) as cluster:
         rows += anyio.run(_on_one_machine, cluster, python)
     folder = Path(tempfile.mkdtemp(prefix="castrayd-lab-", dir="/var/tmp"))
     try:
@@ -105,7 +112,7 @@ async def _on_one_machine(cluster: RayHead, python: str) -> list[tuple[str, floa
                 name = f"message fan-out with receipts, {at_once} at once, of raw actor calls"
                 ratio = statistics.median(ours) / statistics.median(raw)
                 rows.append((name, ratio, reach, True))
-            rows.append(await _file(daemon, nodes))
+            rows += await _file(daemon, nodes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return rows
@@ -137,36 +144,61 @@ async def _fan_out(daemon: Any, names: list[str], at_once: int) -> float:
         return CASTS[at_once] / (time.perf_counter() - began)
 
 
-async def _file(daemon: Any, nodes: list[Any]) -> tuple[str, float, float, bool]:
-    """Send a file to one node, to disk and synced; beside it cp and sync."""
+async def _file(daemon: Any, nodes: list[Any]) -> list[tuple[str, float, float, bool]]:
+    """Send a file to one node, to disk and synced; beside it cp with sync, and rsync."""
     source = Path(nodes[0]["roots"]["files"]) / "bench.bin"
-    with source.open("wb") as file:
-        for _ in range(FILE_MIB):
-            file.write(os.urandom(MIB))
-    copied, sent = [], []
-    for number in range(ROUNDS):
-        target = source.with_name(f"copy-{number}")
-        began = time.perf_counter()
-        subprocess.run(["cp", source, target], check=True)
-        subprocess.run(["sync", target], check=True)
-        copied.append(time.perf_counter() - began)
-        target.unlink()
-        body = {
-            "source": {"node": nodes[0]["name"], "path": "files:bench.bin"},
-            "to": [nodes[1]["name"]],
-            "path": f"files:sent-{number}",
-        }
-        began = time.perf_counter()
-        _, one = await daemon.ask("POST", "/api/transfers", body)
-        while one["state"] in {"queued", "running", "interrupted"}:
-            await anyio.sleep(0.02)
-            one = await daemon.get(f"/api/transfers/{one['id']}")
-        sent.append(time.perf_counter() - began)
-        assert one["state"] == "done", one
-        (Path(nodes[1]["roots"]["files"]) / f"sent-{number}").unlink()
-    print(f"{FILE_MIB} MiB to one, s: cp and sync {copied}, castrayd {sent}")
-    ratio = statistics.median(copied) / statistics.median(sent)
-    return ("file to one node, speed of cp and sync", ratio, 0.8, True)
+    target = Path(nodes[1]["roots"]["files"]) / "bench.bin"
+    made(str(source), FILE_MIB * MIB)
+    subprocess.run(["sync", source], check=True)
+    took: dict[str, list[float]] = {"cp": [], "rsync": [], "castrayd": []}
+    with _rsyncd(source.parent) as url:
+        for _ in range(ROUNDS + 1):
+            took["cp"].append(_timed(target, "sh", "-c", f"cp {source} {target}; sync {target}"))
+            took["rsync"].append(_timed(target, "rsync", "--fsync", f"{url}/bench.bin", target))
+            began = time.perf_counter()
+            body = {
+                "source": {"node": nodes[0]["name"], "path": "files:bench.bin"},
+                "to": [nodes[1]["name"]],
+            }
+            one = (await daemon.ask("POST", "/api/transfers", body))[1]
+            one = await ended(daemon, one["id"])
+            took["castrayd"].append(time.perf_counter() - began)
+            assert one["state"] == "done", one
+            target.unlink()
+    print(f"{FILE_MIB} MiB to one, s: {took}")
+    times = {who: statistics.median(seconds[1:]) for who, seconds in took.items()}
+    return [
+        ("file to one node, speed of cp and sync", times["cp"] / times["castrayd"], 0.8, True),
+        ("file to one node, speed of rsync", times["rsync"] / times["castrayd"], 1.5, True),
+    ]
+
+
+def _timed(target: Path, *command: object) -> float:
+    began = time.perf_counter()
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    took = time.perf_counter() - began
+    target.unlink()
+    return took
+
+
+@contextmanager
+def _rsyncd(folder: Path) -> Iterator[str]:
+    """Serve a folder by rsync's own protocol on loopback: no cipher costs it anything."""
+    port = free_port()
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as config:
+        config.write(f"use chroot = no\n[files]\npath = {folder}\nuid = 0\ngid = 0\n")
+        config.flush()
+        server = subprocess.Popen(
+            ["rsync", "--daemon", "--no-detach", "--address=127.0.0.1", f"--port={port}",
+             f"--config={config.name}"],
+        )  # fmt: skip
+        url = f"rsync://127.0.0.1:{port}/files"
+        try:
+            until(lambda: subprocess.call(["rsync", "-q", url]) == 0, 10, "a server of rsync")
+            yield url
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.wait()
 
 
 def _on_hosts(hosts: Lab, python: str) -> list[tuple[str, float, float, bool]]:

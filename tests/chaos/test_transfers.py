@@ -17,7 +17,7 @@ from tests.support.casting import casting, cluster_of_four, ready
 from tests.support.daemon import Daemon, running_daemon
 from tests.support.files import ACTIVE, MIB, made, sha256_of
 from tests.support.peers import refused
-from tests.support.processes import kill, lasting_port, until
+from tests.support.processes import free_port, kill, until
 from tests.support.ray import RayHead, ray_head
 
 SIZE = 48 * MIB + 17
@@ -32,7 +32,7 @@ Node = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def cluster(cluster_python: str) -> Iterator[RayHead]:
-    with cluster_of_four(cluster_python, lasting_port()) as head:
+    with cluster_of_four(cluster_python, port=free_port()) as head:
         yield head
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 
 from tests.support.daemon import Daemon, running_daemon
-from tests.support.ray import RayHead, ray_head
+from tests.support.ray import STORE_BYTES, RayHead, ray_head
 
 __all__ = (
     "casting", "cluster_of_four", "driven", "killed", "names", "read_independently", "ready",
@@ -47,9 +47,11 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]):
 
 
 @contextlib.contextmanager
-def cluster_of_four(cluster_python: str, port: int | None = None) -> Iterator[RayHead]:
+def cluster_of_four(
+    cluster_python: str, *, port: int | None = None, store: int = STORE_BYTES
+) -> Iterator[RayHead]:
     """Four raylets on this machine, of a Python without castrayd."""
-    with ray_head(python=cluster_python, port=port) as head:
+    with ray_head(python=cluster_python, port=port, store=store) as head:
         for _ in range(3):
             head.start_raylet()
         # each accepts before the cluster knows it, and demo nodes are spread over those known

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import secrets
 import signal
 import socket
@@ -14,7 +13,6 @@ __all__ = (
     "MARK",
     "free_port",
     "kill",
-    "lasting_port",
     "marked",
     "new_mark",
     "reap_marked",
@@ -71,20 +69,13 @@ def until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a free port that nobody takes before it is used, nor while its server is away.
 
-
-def lasting_port() -> int:
-    """Return a free port that no outgoing connection takes while its server is away.
-
-    What tries again and again to reach a port of this host may get that very port as its own.
+    Linux gives outgoing connections a port of its own range, and what tries again and again to
+    reach a port of this host may get that very one; tests beside these ask for free ports too.
     """
     while True:  # between what Ray gives its workers and what Linux gives to connections
-        port = random.randrange(20_000, 32_768)
+        port = 20_000 + secrets.randbelow(12_768)
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port

@@ -17,9 +17,11 @@ import psutil
 from castrayd.probe.local_node import Raylet, raylets
 from tests.support.processes import MARK, free_port, kill, marked, new_mark, reap_marked, until
 
-__all__ = ("RayHead", "ray_head")
+__all__ = ("STORE_BYTES", "RayHead", "ray_head")
 
 START_S = 60.0
+STORE_BYTES = 80_000_000
+"""Of a raylet's object store: enough for tests."""
 
 
 class RayHead:
@@ -35,8 +37,10 @@ class RayHead:
         python: str = sys.executable,
         port: int | None = None,
         environ: Mapping[str, str] | None = None,
+        store: int = STORE_BYTES,
     ) -> None:
         self._environ = environ or {}
+        self._store = f"--object-store-memory={store}"  # of each raylet, bytes
         self._client_port = free_port()  # the same after a restart
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
@@ -53,7 +57,7 @@ class RayHead:
             *self._ray("start", "--head", "--disable-usage-stats"),
             f"--port={self.port}",
             "--num-cpus=1",
-            "--object-store-memory=80000000",
+            self._store,
             "--include-dashboard=false",
             f"--temp-dir={self._folder}",
             f"--ray-client-server-port={self._client_port}",
@@ -74,7 +78,7 @@ class RayHead:
         command = [
             *self._ray("start", f"--address={self.address}", "--disable-usage-stats"),
             "--num-cpus=1",
-            "--object-store-memory=80000000",
+            self._store,
             f"--dashboard-agent-listen-port={ports[0]}",
             f"--dashboard-agent-grpc-port={ports[1]}",
         ]
@@ -232,10 +236,11 @@ def ray_head(
     python: str = sys.executable,
     port: int | None = None,
     environ: Mapping[str, str] | None = None,
+    store: int = STORE_BYTES,
     start: bool = True,
 ) -> Iterator[RayHead]:
     """A head for the length of a block."""
-    head = RayHead(token=token, python=python, port=port, environ=environ)
+    head = RayHead(token=token, python=python, port=port, environ=environ, store=store)
     try:
         if start:
             head.start()
