@@ -115,15 +115,15 @@ class Uploads:
     ) -> int:
         """Take a user's upload in, whole or not at all; returns its bytes.
 
-        Raises `ApiError`: `forbidden` where another user's has the name, `too_large` beyond what
-        all uploads together may take, or where the disk has no room.
+        Raises `ApiError`: `forbidden` where another user's has the name, `conflict` where a
+        transfer needs what has it, and as `Spool.taken` does.
         """
-        self._check_owner(name, uid, "name")
+        self._check_free(name, uid)
         await self._sweep()
         async with self._spool.taken(data) as (part, size), self._turn:
-            self._check_owner(name, uid, "name")  # another's may have come meanwhile
+            self._check_free(name, uid)  # another's may have come meanwhile
             await self._keep(Upload(name, uid, once))
-            self._spool.publish(part, name)
+            await self._spool.publish(part, name)
         return size
 
     async def delete(self, name: str, uid: int) -> None:
@@ -134,10 +134,15 @@ class Uploads:
         self._check(name, uid, "name")
         async with self._turn:
             self._check(name, uid, "name")
-            if name in self._needed():
-                message = f"a transfer needs upload {name}"
-                raise ApiError(ApiErrorType.CONFLICT, message, "Cancel the transfer first.")
+            self._check_free(name, uid)
             await self._remove(name)
+
+    def _check_free(self, name: str, uid: int) -> None:
+        """Refuse what would take from a transfer what it was accepted for."""
+        self._check_owner(name, uid, "name")
+        if name in self._needed():
+            message = f"a transfer needs upload {name}"
+            raise ApiError(ApiErrorType.CONFLICT, message, "Cancel the transfer first.")
 
     def _check(self, name: str, uid: int, field: str) -> None:
         """Raise `ApiError` unless a user may have it: `not_found`, `forbidden`."""

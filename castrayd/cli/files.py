@@ -1,5 +1,6 @@
 """castrayctl's commands for files: send, list, cancel, retry. Loaded when one of them is called."""
 
+import contextlib
 import socket
 import time
 import uuid
@@ -76,7 +77,8 @@ def _begun(session: Session, body: Document, source: Document) -> Document:
         one: Document = session.client.ask("POST", "/api/transfers", {**body, "source": source})
     except ApiRefusedError:
         if "upload" in source:
-            session.client.ask("DELETE", f"/api/uploads/{quoted(source['upload'])}")
+            with contextlib.suppress(ApiRefusedError):  # why the transfer was is what matters
+                session.client.ask("DELETE", f"/api/uploads/{quoted(source['upload'])}")
         raise
     return one
 

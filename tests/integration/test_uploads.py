@@ -69,10 +69,11 @@ async def test_upload_is_its_users_own() -> None:
         again = f"/api/transfers/{accepted['id']}/retry"
         assert (await _as(daemon, BOB, "POST", again, {}))[0] == 403
         assert (await _as(daemon, ALICE, "POST", again, {}))[0] == 202
-        assert (await _as(daemon, ALICE, "PUT", "/api/uploads/a", "anew"))[0] == 201
+        assert (await _as(daemon, ALICE, "PUT", "/api/uploads/a", "anew"))[0] == 409
 
         for one in (await daemon.get("/api/transfers"))["transfers"]:
             await daemon.ask("DELETE", f"/api/transfers/{one['id']}")
+        assert (await _as(daemon, ALICE, "PUT", "/api/uploads/a", "anew"))[0] == 201
         code, answer = await _as(daemon, BOB, "DELETE", "/api/uploads/a", "")
         assert (code, answer["error"]["type"]) == (403, "forbidden")
         assert (await _as(daemon, ALICE, "DELETE", "/api/uploads/a", ""))[0] == 200

@@ -1,6 +1,7 @@
 """Uploads: whose they are, how much they may take, and how long they stay."""
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -153,11 +154,11 @@ async def test_those_at_once_share_the_room(tmp_path: Path, ledger: Ledger) -> N
 async def test_old_ones_go_unless_they_are_needed(tmp_path: Path, ledger: Ledger) -> None:
     """And their names are anybody's again."""
     daemon = _Daemon()
-    daemon.needed = {"needed"}
     uploads = _uploads(tmp_path, ledger, daemon)
-    for name in ("old", "needed"):
+    for name in ("needed", "old"):
         await uploads.put(name, _data(b"x"), ALICE)
         os.utime(tmp_path / "up" / name, (0, 0))
+        daemon.needed = {"needed"}
 
     await uploads.put("new", _data(b"x"), BOB)
     assert {p.name for p in (tmp_path / "up").iterdir()} == {"needed", "new"}
@@ -218,6 +219,8 @@ async def test_its_user_removes_it(tmp_path: Path, ledger: Ledger) -> None:
 
     daemon.needed = {"a"}
     assert await refused("a", ALICE) is ApiErrorType.CONFLICT
+    assert await _refused(uploads, "a", _data(b"y"), ALICE) is ApiErrorType.CONFLICT
+    assert (tmp_path / "up" / "a").read_bytes() == b"x"
     daemon.needed = set()
     with uploads.held("a", ALICE):
         assert await refused("a", ALICE) is ApiErrorType.CONFLICT
@@ -267,6 +270,69 @@ async def test_what_a_crash_left_takes_no_room(tmp_path: Path, ledger: Ledger) -
     await _uploads(tmp_path, ledger).put("a", _data(b"x" * 90), ALICE)
 
     assert [p.name for p in (tmp_path / "up").iterdir()] == ["a"]
+
+
+async def test_one_that_stops_in_the_middle_holds_no_room(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("castrayd.casting.spool.IDLE_S", 0.1)
+    uploads = _uploads(tmp_path, ledger)
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"x" * 90
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(5):
+        assert await _refused(uploads, "a", stuck(), ALICE) is ApiErrorType.BAD_REQUEST
+    assert list((tmp_path / "up").iterdir()) == []
+    await uploads.put("b", _data(b"x" * 90), BOB)
+
+
+async def test_room_is_counted_once(tmp_path: Path, ledger: Ledger) -> None:
+    """Whatever is replaced, removed or refused: at the end there is as much as at first."""
+    uploads = _uploads(tmp_path, ledger)
+    for _ in range(3):
+        await uploads.put("a", _data(b"x" * 40), ALICE)
+        await uploads.put("b", _data(b"x" * 40), ALICE)
+        assert await _refused(uploads, "c", _data(b"x" * 21), ALICE) is ApiErrorType.TOO_LARGE
+        await uploads.put("a", _data(b"x" * 20), ALICE)
+        for name in ("a", "b"):
+            await uploads.delete(name, ALICE)
+    await uploads.put("a", _data(b"x" * 100), ALICE)
+
+
+async def test_small_ones_are_limited_in_number(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("castrayd.casting.spool.MOST", 2)
+    uploads = _uploads(tmp_path, ledger)
+    for name in ("a", "b"):
+        await uploads.put(name, _data(), ALICE)
+    assert await _refused(uploads, "c", _data(), ALICE) is ApiErrorType.TOO_LARGE
+
+
+async def test_folders_among_them_are_somebody_elses(tmp_path: Path, ledger: Ledger) -> None:
+    """They hinder neither the start nor an upload."""
+    for name in (".hidden", "old"):
+        (tmp_path / "up" / name).mkdir(parents=True)
+        os.utime(tmp_path / "up" / name, (0, 0))
+    await _uploads(tmp_path, ledger).put("a", _data(b"x"), ALICE)
+    assert {p.name for p in (tmp_path / "up").iterdir()} == {".hidden", "old", "a"}
+
+
+async def test_slow_disk_holds_up_no_small_reads(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of tokens and settings, which the attachment waits for."""
+    uploads, hangs = _uploads(tmp_path, ledger), threading.Event()
+    monkeypatch.setattr("os.fsync", lambda _descriptor: hangs.wait(20))
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(uploads.put, str(number), _data(b"x"), ALICE)
+        await anyio.sleep(0.3)
+        with anyio.fail_after(5):
+            assert await READS.run(lambda: 1) == 1
+        hangs.set()
 
 
 async def test_sender_is_placed_again_within_an_attachment(
