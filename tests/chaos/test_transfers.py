@@ -21,6 +21,7 @@ from tests.support.processes import free_port, kill, until
 from tests.support.ray import RayHead, ray_head
 
 SIZE = 48 * MIB + 17
+SIZES = [SIZE, pytest.param(512 * MIB, marks=pytest.mark.long)]
 RATE = 12 * MIB
 STORE = 80_000_000
 """Of each raylet of the tests."""
@@ -167,7 +168,7 @@ async def _killed_and_again(daemon: Daemon) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("size", [SIZE, pytest.param(512 * MIB, marks=pytest.mark.long)])
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.timeout(600)
 async def test_killed_process_costs_a_window_at_most(
     cluster: RayHead, cluster_python: str, tmp_path: Path, size: int
@@ -347,19 +348,21 @@ async def test_accepted_transfer_outlives_the_daemon(times: int) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.timeout(300)
 async def test_head_started_anew_is_gone_on_with(
-    cluster: RayHead, cluster_python: str, tmp_path: Path
+    cluster: RayHead, cluster_python: str, tmp_path: Path, size: int
 ) -> None:
     """All of the cluster is killed and comes back at the same address: the transfer goes on."""
     async with casting(cluster, cluster_python, tmp_path, *DEMO) as daemon:
-        course = await _under_way(daemon, await _demo(daemon))
+        course = await _under_way(daemon, await _demo(daemon), size)
         before = (await daemon.status())["cluster"]["id"]
         cluster.kill()
         await _is_interrupted(course)
         cluster.start()
         for _ in range(3):
             cluster.start_raylet()
-        await course.arrived(most_again=_window())
+        await course.arrived(60 + size / RATE, most_again=_window())
         assert (await daemon.status())["cluster"]["id"] != before
         await ready(daemon, 4)
 

@@ -16,7 +16,7 @@ from tests.support.daemon import Daemon
 from tests.support.files import MIB, ended, made, sha256_of
 from tests.support.ray import RayHead
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 SMALL, LARGE = 64 * MIB, 4096 * MIB
 GROWTH = 1.2
@@ -49,6 +49,7 @@ async def test_gibibyte_goes_to_three(cluster: RayHead, cluster_python: str, fol
             assert sha256_of(f"{node['roots']['files']}/gibibyte") == one["sha256"]
 
 
+@pytest.mark.long
 async def test_memory_does_not_grow_with_the_file(
     cluster: RayHead, cluster_python: str, folder: Path
 ) -> None:

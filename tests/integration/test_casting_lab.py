@@ -19,7 +19,7 @@ from tests.support.processes import until
 pytestmark = [pytest.mark.ray, pytest.mark.lab, pytest.mark.timeout(300)]
 
 MIB = 2**20
-SIZE = 384 * MIB
+SIZE = 1024 * MIB
 READER = """
 import json, ray, sys
 ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
