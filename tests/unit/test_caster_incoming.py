@@ -148,8 +148,9 @@ def test_same_size_there_is_compared_by_the_sender(node: Node) -> None:
 
     assert node.begin() == {"there": sha256(bytes(len(DATA))), "have": []}
     assert node.temporary == []
-    assert type_of(node.begin(differs=True)) == "exists"
-    assert node.begin(differs=True, if_exists="replace") == {"have": []}
+    differs = sha256(bytes(len(DATA)))
+    assert type_of(node.begin(differs=differs)) == "exists"
+    assert node.begin(differs=differs, if_exists="replace") == {"have": []}
 
 
 def test_other_size_there_is_refused_at_once(node: Node) -> None:
@@ -197,10 +198,25 @@ def test_finished_transfer_is_known_later(node: Node) -> None:
 
     assert node.begin() == {"done": done}
     assert node.finish() == done
+    assert type_of(node.finish(data=bytes(len(DATA)))) == "unknown_transfer"
     node.restart()
     (node.files / "a.bin").unlink()
     assert node.begin() == {"done": done}
     assert node.incoming.abandon("t1") == {"done": done}
+
+
+def test_finished_transfer_is_begun_again_with_another_source(node: Node) -> None:
+    """What a sender has found to differ is not what it has sent itself since."""
+    old = node.receive(if_exists="replace")
+    new = os.urandom(len(DATA))
+    assert node.begin(if_exists="replace") == {"done": old}
+    assert node.begin(if_exists="replace", differs=old["sha256"]) == {"have": []}
+    node.take(0, 1, 2, data=new)
+    done = node.finish(data=new)
+
+    assert done["sha256"] == sha256(new)
+    assert node.begin(if_exists="replace", differs=old["sha256"]) == {"done": done}
+    assert (node.files / "a.bin").read_bytes() == new
 
 
 def test_finished_transfers_are_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,14 @@ import hashlib
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from castrayd.driver.caster import outgoing, sending
 from castrayd.driver.caster.source import Source
 from tests.support.processes import until
-from tests.support.sending import CHUNK, COUNT, SIZE, World, made_world, once
+from tests.support.sending import CHUNK, COUNT, SIZE, World, gone, made_world, once
 
 
 @pytest.fixture
@@ -104,6 +105,47 @@ def test_another_file_than_the_one_that_was_begun_reaches_nobody(world: World, s
     end = world.send("b", identity={**same, "sha256": sha256})
     assert (end["state"], end["sha256"]) == ("done", sha256)
     assert end["identity"] == {"size": size, "mtime_ns": facts.st_mtime_ns}
+
+
+@pytest.mark.parametrize(
+    ("if_exists", "state", "there"),
+    [
+        ("refuse", "failed", ["a"]),
+        ("replace", "done", ["a"]),
+        ("keep_both", "done", ["a", "a (1)"]),
+    ],
+)
+def test_file_that_came_before_is_not_taken_for_another_one(
+    world: World, if_exists: str, state: str, there: list[str]
+) -> None:
+    """Its recipient had published the old one, and that was never heard of; the source is new."""
+    world.add("b")
+    node = world.nodes["b"]
+
+    def lose(method: str, arguments: tuple[Any, ...]) -> dict[str, Any] | None:
+        if method == "file_finish":
+            node.incoming.finish(*arguments)
+            node.fault = lambda *_: gone()
+            return gone()
+        return None
+
+    node.fault = lose
+    old = world.data
+    assert world.send("b", patience_s=0.1, if_exists=if_exists)["state"] == "failed"
+    node.fault = lambda *_: None
+    world.data = os.urandom(SIZE + 7)
+    world.source.write_bytes(world.data)
+
+    end = world.send("b", if_exists=if_exists)
+    assert end["state"] == state
+    assert (end["by"]["b"]["error"] or {}).get("type") == ("exists" if state == "failed" else None)
+    assert sorted(os.listdir(node.files / "in")) == there
+    assert (node.files / "in" / "a").read_bytes() == (world.data if if_exists == "replace" else old)
+    if state == "done":
+        assert end["sha256"] == end["by"]["b"]["sha256"] == hashlib.sha256(world.data).hexdigest()
+        node.restart()  # and that is what it remembers
+        assert world.send("b", if_exists=if_exists)["by"]["b"]["bytes_sent"] == 0
+        assert sorted(os.listdir(node.files / "in")) == there
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o755, 0o4755])

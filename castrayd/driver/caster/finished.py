@@ -57,6 +57,11 @@ class Finished:
                 self._write(self._path, [_line(transfer, result)], "a")
                 self._lines += 1
 
+    def drop(self, transfer: str) -> None:
+        """Forget how a receipt ended, as long as this process lives, or until it ends again."""
+        with self._lock:
+            self._results.pop(transfer, None)
+
     def _keep(self, transfer: str, result: dict[str, Any]) -> None:
         self._results.pop(transfer, None)
         self._results[transfer] = result

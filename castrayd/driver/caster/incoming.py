@@ -56,8 +56,9 @@ class Incoming:
 
         Returns `{"have": [[index, sha256], ...], "generation"}`: what is verified and written
         already, and what chunks come with until it is begun again. With `there` when a file of
-        that size has the name: its sha256, and nothing was made. A sender whose file is another
-        one says so with `differs` and begins again. `{"done": result}` when it was finished before.
+        that size has the name: its sha256, and nothing was made. `{"done": result}` when it was
+        finished before. A sender whose file is another one than that begins again, and names the
+        sha256 that it was told in `differs`.
         """
         return answered(str(spec.get("path")), lambda: self._begin(spec))
 
@@ -66,7 +67,9 @@ class Incoming:
         id_ = spec["id"]
         while True:
             done = self._finished.get(id_)
-            if done:
+            if done and done["sha256"] == spec.get("differs"):  # the source is another file since
+                self._finished.drop(id_)
+            elif done:
                 if self._opened.get(id_) is not None:  # a crash came before all was tidied
                     self._abandon(id_)
                 return {"done": done}
@@ -146,7 +149,7 @@ class Incoming:
 
     def _finish(self, transfer: str, sha256: str, chunks: str, mode: int | None) -> dict[str, Any]:
         done = self._finished.get(transfer)
-        if done:
+        if done and done["sha256"] == sha256:
             return done
         permissions = (0o644 if mode is None else mode & 0o777) & ~_umask()
         result = self._receipt(transfer).finish(

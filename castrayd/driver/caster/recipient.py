@@ -62,7 +62,8 @@ class Recipient:
         self._trouble_since: float | None = None
         self._shakes = 0
         """How often in a row it was lost without a chunk between."""
-        self._differs = False
+        self._differs: str | None = None
+        """The sha256 of what it has under the name, or from before, which is not the source."""
         self._finishes = 0
         self.tally = Tally(source)
         self._facts: dict[str, Any] = {}
@@ -130,19 +131,24 @@ class Recipient:
         if "error" in answer:
             self.fail(answer["error"])
         elif "done" in answer:
-            self._done(answer["done"])
+            await self._compare(answer["done"])
         elif "there" in answer:
-            await self._compare(answer["there"])
+            await self._compare_there(answer["there"])
         else:
             self._resume(answer["have"], answer["generation"])
 
-    async def _compare(self, there: str) -> None:
-        if await self._host.sha256() != there:
-            self._differs = True  # and is begun again with that
-            return
-        self._done({"path": self._plan["path"], "bytes": self._source.size, "sha256": there})
-        self._facts["skipped"] = True
-        self._abandon()
+    async def _compare(self, result: dict[str, Any]) -> None:
+        """End it where it has the source; what it has may be what the source was before."""
+        if await self._host.sha256() == result["sha256"]:
+            self._done(result)
+        else:
+            self._differs = result["sha256"]  # and is begun again with that
+
+    async def _compare_there(self, sha256: str) -> None:
+        path, size = self._plan["path"], self._source.size
+        await self._compare({"path": path, "bytes": size, "sha256": sha256, "skipped": True})
+        if self.has_ended:
+            self._abandon()
 
     def _resume(self, have: list[list[Any]], generation: str) -> None:
         self.tally.resume(have)
@@ -236,7 +242,8 @@ class Recipient:
         return False
 
     def _done(self, result: dict[str, Any]) -> None:
-        self._facts = {"sha256": result["sha256"], "path": result["path"]}
+        skipped = result.get("skipped", False)
+        self._facts = {"sha256": result["sha256"], "path": result["path"], "skipped": skipped}
         self.tally.verified = result["bytes"]
         self._turn("done")
 
