@@ -72,6 +72,10 @@ class Node:
                 found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         return [path for path in found if path.startswith(str(self.files.parent))]
 
+    def in_progress(self, ending: str, transfer: str = "t1") -> Path:
+        """The file of a transfer's bytes, `part`, or of what of them is verified, `log`."""
+        return self.files / f".castray-{transfer}.{self.incoming._node}.{ending}"
+
     @property
     def temporary(self) -> list[str]:
         return sorted(p.name for p in self.files.rglob(".castray-*"))

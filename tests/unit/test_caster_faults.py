@@ -134,7 +134,7 @@ def test_file_that_has_another_name_is_not_gone_on_with(node: Node, name: str) -
     node.take(0)
     node.restart()
     elsewhere = node.files / "elsewhere"
-    os.link(node.files / f".castray-t1.{name}", elsewhere)
+    os.link(node.in_progress(name), elsewhere)
     before = elsewhere.read_bytes()
 
     assert node.receive()["sha256"] == sha256(DATA)
@@ -191,7 +191,7 @@ def test_crash_between_link_and_unlink_makes_no_second_file(node: Node) -> None:
     (node.files / "a.bin").write_bytes(b"other")
     node.begin(if_exists="keep_both")
     node.take(0, 1, 2)
-    os.link(node.files / ".castray-t1.part", node.files / "a (1).bin")
+    os.link(node.in_progress("part"), node.files / "a (1).bin")
     node.restart()
 
     node.begin(if_exists="keep_both")

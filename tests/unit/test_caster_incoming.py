@@ -26,7 +26,10 @@ def test_file_arrives_whole(node: Node) -> None:
     done = node.finish()
     there = node.files / "new/folder/a.bin"
 
-    assert done == {"path": "files:new/folder/a.bin", "bytes": len(DATA), "sha256": sha256(DATA)}
+    assert done == {
+        "path": "files:new/folder/a.bin", "bytes": len(DATA), "sha256": sha256(DATA),
+        "skipped": False,
+    }  # fmt: skip
     assert there.read_bytes() == DATA
     umask = os.umask(0o022)
     os.umask(umask)
@@ -52,10 +55,10 @@ def test_resumed_by_a_later_process(node: Node) -> None:
     node.begin()
     node.take(0, 1, 2)
     node.restart()
-    with (node.files / ".castray-t1.part").open("r+b") as part:
+    with node.in_progress("part").open("r+b") as part:
         part.seek(CHUNK + 7)
         part.write(b"damaged")
-    with (node.files / ".castray-t1.log").open("ab") as log:
+    with node.in_progress("log").open("ab") as log:
         log.write(b"torn")
 
     assert [index for index, _ in node.begin()["have"]] == [0, 2]
@@ -73,12 +76,12 @@ def test_what_is_finished_is_not_abandoned(node: Node) -> None:
     assert (node.files / "a.bin").read_bytes() == DATA
 
 
-@pytest.mark.parametrize("lost", [".castray-t1.part", ".castray-t1.log"])
+@pytest.mark.parametrize("lost", ["part", "log"])
 def test_half_of_what_was_left_is_nothing(node: Node, lost: str) -> None:
     node.begin()
     node.take(0)
     node.restart()
-    (node.files / lost).unlink()
+    node.in_progress(lost).unlink()
 
     assert node.receive()["bytes"] == len(DATA)
     assert (node.files / "a.bin").read_bytes() == DATA
@@ -96,7 +99,7 @@ def test_what_another_source_left_is_nothing(node: Node) -> None:
 def test_link_in_place_of_a_file_in_progress_is_not_followed(node: Node, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    (node.files / ".castray-t1.part").symlink_to(victim)
+    node.in_progress("part").symlink_to(victim)
 
     assert type_of(node.begin()) == "path_forbidden"
     assert victim.read_bytes() == b"precious"
@@ -116,7 +119,7 @@ def test_held_chunk_is_not_written_again(node: Node) -> None:
     """Nor is it verified, unless it will be sent on."""
     node.begin()
     node.take(0)
-    log = node.files / ".castray-t1.log"
+    log = node.in_progress("log")
     size = log.stat().st_size
     digest = sha256(DATA[:CHUNK])
 
@@ -169,6 +172,28 @@ def test_nothing_is_overwritten_that_came_meanwhile(node: Node) -> None:
     assert (node.files / "a.bin").read_bytes() == b"other"
     node.incoming.abandon("t1")
     assert node.temporary == []
+
+
+@pytest.mark.parametrize("if_exists", ["refuse", "keep_both"])
+def test_same_file_that_came_meanwhile_is_enough(node: Node, if_exists: str) -> None:
+    """Whoever has brought it. What is no regular file is another one, and not waited for."""
+    there = node.files / "a.bin"
+    node.begin(if_exists=if_exists)
+    node.take(0, 1, 2)
+    there.write_bytes(DATA)
+    inode = there.stat().st_ino
+
+    done = node.finish()
+    assert (done["path"], done["skipped"]) == ("files:a.bin", True)
+    assert (os.listdir(node.files), there.stat().st_ino) == (["a.bin"], inode)
+    assert node.begin() == {"done": done}
+
+    there.unlink()
+    node.begin(transfer="t2", if_exists=if_exists)
+    node.take(0, 1, 2, transfer="t2")
+    os.mkfifo(there)
+    answer = node.finish("t2")
+    assert answer.get("path") == (None if if_exists == "refuse" else "files:a (1).bin")
 
 
 def test_replace_replaces_a_file_and_nothing_else(node: Node) -> None:
@@ -274,4 +299,4 @@ def test_sweep_removes_what_nobody_goes_on_with(node: Node) -> None:
     os.utime(note, (1, 1))
 
     assert node.incoming.sweep(3600) == ["old"]
-    assert node.temporary == [".castray-new.log", ".castray-new.part"]
+    assert node.temporary == [node.in_progress(ending, "new").name for ending in ("log", "part")]

@@ -133,6 +133,22 @@ def test_recipient_that_is_lost_with_every_chunk_is_given_up(world: World) -> No
     assert world.has("b")
 
 
+@pytest.mark.parametrize("if_exists", ["refuse", "replace", "keep_both"])
+def test_two_nodes_with_one_root_have_one_file(world: World, if_exists: str) -> None:
+    """Each receives it beside the other; who comes second finds the same file there."""
+    world.add("b", "c")
+    world.nodes["c"].files = world.nodes["b"].files
+    world.nodes["c"].restart()
+    end = world.send("b", "c", if_exists=if_exists)
+
+    assert end["state"] == "done", end
+    assert world.has("b")
+    skipped = [one["skipped"] for one in end["recipients"]]
+    assert sorted(skipped) == ([False, False] if if_exists == "replace" else [False, True])
+    assert [one["bytes_sent"] for one in end["recipients"]] == [SIZE] * 2
+    assert {one["path"] for one in end["recipients"]} == {"files:in/a"}
+
+
 @pytest.mark.parametrize("type", ["disk_full", "path_forbidden", "exists", "internal"])
 @pytest.mark.parametrize("method", ["file_begin", "file_take"])
 def test_recipient_fails_alone(world: World, type: str, method: str) -> None:  # noqa: A002

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import threading
@@ -46,6 +47,7 @@ class Incoming:
         """Remember in `state_dir`, which is there. Raises OSError."""
         self._roots = roots
         self._reserve: Reserve = _constant(reserve) if isinstance(reserve, int) else reserve
+        self._node = hashlib.sha256(os.fsencode(os.path.abspath(state_dir))).hexdigest()[:8]
         self._finished = Finished(state_dir)
         self._opened = Opened(state_dir)
         self._lock = threading.Lock()
@@ -84,8 +86,13 @@ class Incoming:
             receipt = self._receipts.get(transfer)
             if receipt is None:
                 note = partial(self._opened.put, transfer)
-                receipt = self._receipts[transfer] = Receipt(self._roots, self._reserve, note)
+                stem = self._stem(transfer)
+                receipt = self._receipts[transfer] = Receipt(stem, self._roots, self._reserve, note)
             return receipt
+
+    def _stem(self, transfer: str) -> str:
+        """Name its files in progress, apart from another node's that has the same root."""
+        return f"{transfer}.{self._node}"
 
     def _drop(self, transfer: str, receipt: Receipt) -> None:
         with self._lock:
@@ -140,8 +147,10 @@ class Incoming:
     def finish(
         self, transfer: str, sha256: str, chunks: str, mode: int | None = None
     ) -> dict[str, Any]:
-        """Publish a file whose chunks are all here; returns `{"path", "bytes", "sha256"}`.
+        """Publish a file whose chunks are all here.
 
+        Returns `{"path", "bytes", "sha256", "skipped"}`; skipped it is where the same file has
+        come under the name meanwhile.
         `chunks` is the sha256 of all chunks' sha256 in order, and must be that of what is here.
         `mode` is that of the source, 0644 without; the umask is heeded.
         """
@@ -190,7 +199,7 @@ class Incoming:
         except FileRefusal:
             return  # its folder, or its root, is gone
         try:
-            discard(folder, transfer)
+            discard(folder, self._stem(transfer))
         finally:
             os.close(folder)
 

@@ -1,9 +1,10 @@
 """A file that is being received: its bytes, and beside them what of them is verified.
 
-The bytes are in `.castray-<id>.part` in the folder where the file will stand, the verified chunks
-in `.castray-<id>.log`: a header, then for each chunk its index and its sha256, appended after the
+The bytes are in `.castray-<stem>.part` in the folder where the file will stand, the verified chunks
+in `.castray-<stem>.log`: a header, then for each chunk its index and its sha256, appended after the
 chunk was written. Whoever resumes hashes what the log claims, so that neither need be in step
-with the other after a crash.
+with the other after a crash. The stem names the transfer and the node: two nodes of one host may
+have one root.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _OLD = os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 class Partial:
     """One file in progress, open in the folder `folder`. Not thread-safe; raises OSError."""
 
-    def __init__(self, folder: int, transfer: str, size: int, chunk_bytes: int) -> None:
+    def __init__(self, folder: int, stem: str, size: int, chunk_bytes: int) -> None:
         self._folder = folder
-        self._part, self._log = _names(transfer)
+        self._part, self._log = _names(stem)
         self.size = size
         self._chunk_bytes = chunk_bytes
         self.held: dict[int, bytes] = {}
@@ -162,9 +163,9 @@ class Partial:
         _remove(self._folder, self._part, self._log)
 
 
-def discard(folder: int, transfer: str) -> None:
+def discard(folder: int, stem: str) -> None:
     """Remove what there is of a file in progress; raises OSError."""
-    _remove(folder, *_names(transfer))
+    _remove(folder, *_names(stem))
 
 
 def _is_ours(facts: os.stat_result, links: int = 1) -> bool:
@@ -173,8 +174,8 @@ def _is_ours(facts: os.stat_result, links: int = 1) -> bool:
     return is_mine and facts.st_nlink == links
 
 
-def _names(transfer: str) -> tuple[str, str]:
-    return f"{TEMP_PREFIX}{transfer}.part", f"{TEMP_PREFIX}{transfer}.log"
+def _names(stem: str) -> tuple[str, str]:
+    return f"{TEMP_PREFIX}{stem}.part", f"{TEMP_PREFIX}{stem}.log"
 
 
 def _remove(folder: int, *names: str) -> None:

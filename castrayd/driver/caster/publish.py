@@ -34,22 +34,22 @@ def standing_sha256(folder: int, leaf: str) -> str:
     return found.hexdigest()
 
 
-def publish(folder: int, part: str, leaf: str, if_exists: str) -> str:
-    """Give the file `part` its final name and return it; raises FileRefusal `exists`, OSError.
+def publish(folder: int, part: str, leaf: str, if_exists: str, sha256: str) -> tuple[str, bool]:
+    """Give the file `part` its final name; raises FileRefusal `exists`, OSError.
 
-    Idempotent: a link that was made before a crash is recognised by its inode, so `part` stays
-    until the end of it is on the disk.
+    Returns the name, and whether the same file, of that sha256, has come by it meanwhile: another
+    node with this root may have received it too. Idempotent: a link that was made before a crash
+    is recognised by its inode, so `part` stays until the end of it is on the disk.
     """
     if if_exists == "replace":
         _replace(folder, part, leaf)
-        name = leaf
-    else:
-        names = _numbered(leaf) if if_exists == "keep_both" else iter((leaf,))
-        name = next((name for name in names if _linked(folder, part, name)), "")
-        if not name:
-            raise FileRefusal("exists", f"{leaf}: a file of that name has come meanwhile")
-    os.fsync(folder)
-    return name
+        return leaf, False
+    for name in _numbered(leaf) if if_exists == "keep_both" else (leaf,):
+        if _linked(folder, part, name):
+            return name, False
+        if name == leaf and _is_same(folder, part, leaf, sha256):
+            return name, True
+    raise FileRefusal("exists", f"{leaf}: a file of that name has come meanwhile")
 
 
 def is_published(folder: int, part: os.stat_result, leaf: str) -> bool:
@@ -77,6 +77,16 @@ def _linked(folder: int, part: str, name: str) -> bool:
         there = standing(folder, name)
         return there is not None and os.path.samestat(ours, there)
     return True
+
+
+def _is_same(folder: int, part: str, leaf: str, sha256: str) -> bool:
+    ours, there = standing(folder, part), standing(folder, leaf)
+    if ours is None or there is None or not stat.S_ISREG(there.st_mode):
+        return False
+    try:
+        return ours.st_size == there.st_size and standing_sha256(folder, leaf) == sha256
+    except OSError:  # it is not ours to read
+        return False
 
 
 def _numbered(leaf: str) -> Iterator[str]:

@@ -29,7 +29,10 @@ Reserve = Callable[[os.statvfs_result], int]
 class Receipt:
     """Thread-safe; raises FileRefusal and OSError. `note` is called before a file is made."""
 
-    def __init__(self, roots: Roots, reserve: Reserve, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, stem: str, roots: Roots, reserve: Reserve, note: Callable[[str], None]
+    ) -> None:
+        self._stem = stem
         self._roots = roots
         self._reserve = reserve
         self._note = note
@@ -118,7 +121,7 @@ class Receipt:
 
     def _new_partial(self) -> Partial:
         spec = self._spec
-        self._partial = Partial(self._folder, spec["id"], spec["size"], spec["chunk_bytes"])
+        self._partial = Partial(self._folder, self._stem, spec["size"], spec["chunk_bytes"])
         return self._partial
 
     def _check_space(self, *, resumed: bool) -> None:
@@ -228,9 +231,11 @@ class Receipt:
     def _publish(self, partial: Partial, sha256: str) -> dict[str, Any]:
         root, _, below = self._spec["path"].partition(":")
         parent, slash, leaf = below.rpartition("/")
-        name = publish(self._folder, partial.part_name, leaf, self._spec["if_exists"])
+        if_exists = self._spec["if_exists"]
+        name, skipped = publish(self._folder, partial.part_name, leaf, if_exists, sha256)
+        os.fsync(self._folder)
         path = f"{root}:{parent}{slash}{name}"
-        return {"path": path, "bytes": partial.size, "sha256": sha256}
+        return {"path": path, "bytes": partial.size, "sha256": sha256, "skipped": skipped}
 
     def abandon(self, remove: Callable[[], None]) -> None:
         """End it, unless it is published; `remove` is to remove what there is on the disk."""

@@ -242,8 +242,7 @@ class Recipient:
         return False
 
     def _done(self, result: dict[str, Any]) -> None:
-        skipped = result.get("skipped", False)
-        self._facts = {"sha256": result["sha256"], "path": result["path"], "skipped": skipped}
+        self._facts = {key: result[key] for key in ("sha256", "path", "skipped")}
         self.tally.verified = result["bytes"]
         self._turn("done")
 
