@@ -199,6 +199,22 @@ def test_crash_between_link_and_unlink_makes_no_second_file(node: Node) -> None:
     assert sorted(os.listdir(node.files)) == ["a (1).bin", "a.bin"]
 
 
+def test_what_has_another_name_is_not_written_to(node: Node) -> None:
+    """A crash came after it was published, and the source is another file since."""
+    new = os.urandom(len(DATA))
+    node.begin()
+    node.take(0, 1, 2)
+    os.link(node.in_progress("part"), node.files / "a.bin")
+    node.restart()
+    assert node.begin(differs="another", if_exists="replace")["have"]
+
+    assert type_of(node.take(0, data=new)) == "unknown_transfer"
+    assert (node.files / "a.bin").read_bytes() == DATA
+    assert node.begin(differs="another", if_exists="replace") == {"have": []}
+    node.take(0, 1, 2, data=new)
+    assert node.finish(data=new)["sha256"] == sha256(new)
+
+
 def test_many_threads_take_and_begin(node: Node) -> None:
     """The same chunks at once, while others begin it again: at worst a chunk comes too late."""
     node.begin()

@@ -122,6 +122,10 @@ class Partial:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
                 raise
 
+    def is_linked(self) -> bool:
+        """Whether its bytes have another name too, as what is published: nobody may change them."""
+        return os.fstat(self._data).st_nlink > 1
+
     def write(self, index: int, digest: bytes, data: memoryview) -> None:
         """Write a verified chunk, then claim it."""
         offset = self.offset(index)

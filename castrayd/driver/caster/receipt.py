@@ -164,6 +164,9 @@ class Receipt:
             index = chunk["index"]
             if partial.held.get(index) == digest:
                 return
+            if partial.is_linked():
+                self._discard(partial)
+                raise FileRefusal("unknown_transfer", "what is here has another name by now")
             partial.write(index, digest, data)
             descriptor = partial.duplicate()  # it may be closed meanwhile
         self._write_back(partial, descriptor, index)
