@@ -215,6 +215,23 @@ def test_what_has_another_name_is_not_written_to(node: Node) -> None:
     assert node.finish(data=new)["sha256"] == sha256(new)
 
 
+@pytest.mark.parametrize("swapped", [True, False])
+@pytest.mark.parametrize("if_exists", ["refuse", "replace"])
+def test_other_file_in_place_of_what_was_received_is_not_published(
+    node: Node, if_exists: str, swapped: bool
+) -> None:
+    """Who may write in the root has put it there, or has removed ours."""
+    node.begin(if_exists=if_exists)
+    node.take(0, 1, 2)
+    node.in_progress("part").unlink()
+    if swapped:
+        node.in_progress("part").write_bytes(bytes(len(DATA)))
+
+    assert type_of(node.finish()) == "internal"
+    assert os.listdir(node.files) == []
+    assert node.receive(if_exists=if_exists)["sha256"] == sha256(DATA)
+
+
 def test_many_threads_take_and_begin(node: Node) -> None:
     """The same chunks at once, while others begin it again: at worst a chunk comes too late."""
     node.begin()

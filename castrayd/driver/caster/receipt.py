@@ -218,10 +218,14 @@ class Receipt:
 
     def _seal(self, partial: Partial, mode: int) -> None:
         try:
-            partial.seal(mode)
+            sealed = partial.seal(mode)
         except OSError:
             self._discard(partial)
             raise
+        there = standing(self._folder, partial.part_name)
+        if there is None or not os.path.samestat(sealed, there):
+            self._discard(partial)
+            raise FileRefusal("internal", "another file is in the place of what was received")
         if self._is_over:
             raise FileRefusal("cancelled", "it was abandoned while it was written to the disk")
 
