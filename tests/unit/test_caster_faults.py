@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +126,32 @@ def test_what_could_not_be_synced_is_sent_again(
     assert type_of(node.take(0)) == "unknown_transfer"
     assert node.temporary == []
     assert node.receive()["sha256"] == sha256(DATA)
+
+
+@pytest.mark.parametrize("if_exists", ["refuse", "replace"])
+def test_name_that_could_not_be_synced_is_told_of(
+    node: Node, monkeypatch: pytest.MonkeyPatch, if_exists: str
+) -> None:
+    """The file is there by then: that is said, and it is neither removed nor sent again."""
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "the test wants it")
+        fsync(descriptor)
+
+    node.begin(if_exists=if_exists)
+    node.take(0, 1, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fail)
+        answer = node.finish()
+    assert type_of(answer) == "internal"
+    assert "files:a.bin: it is there, whole" in answer["error"]["message"]
+    assert type_of(node.finish()) == "unknown_transfer"
+    assert node.begin(if_exists=if_exists) == {"there": sha256(DATA), "have": []}
+    assert node.incoming.abandon("t1") == {}
+    assert os.listdir(node.files) == ["a.bin"]
+    assert (node.files / "a.bin").read_bytes() == DATA
 
 
 @pytest.mark.parametrize("name", ["part", "log"])

@@ -240,9 +240,18 @@ class Receipt:
         parent, slash, leaf = below.rpartition("/")
         if_exists = self._spec["if_exists"]
         name, skipped = publish(self._folder, partial.part_name, leaf, if_exists, sha256)
-        os.fsync(self._folder)
         path = f"{root}:{parent}{slash}{name}"
+        self._settle(partial, path)
         return {"path": path, "bytes": partial.size, "sha256": sha256, "skipped": skipped}
+
+    def _settle(self, partial: Partial, path: str) -> None:
+        """Have its new name on the disk too; where that fails it is there, and is left there."""
+        try:
+            os.fsync(self._folder)
+        except OSError as error:
+            self._discard(partial)
+            reason = f"it is there, whole, but may be lost with the power: {error.strerror}"
+            raise FileRefusal("internal", f"{path}: {reason}") from error
 
     def abandon(self, remove: Callable[[], None]) -> None:
         """End it, unless it is published; `remove` is to remove what there is on the disk."""
