@@ -60,9 +60,9 @@ class Book:
             self._transfers[one.id] = one
 
     async def _end(self, one: Transfer) -> None:
-        """Count what this run of it has added: bytes of files that are there, and once."""
-        arrived = [part for part in one.parts if part.state == "done" and not part.counted]
-        added = sum(part.bytes_verified for part in arrived)
+        """Count what this run of it has added: bytes of files that it has brought, and once."""
+        done = [part for part in one.parts if part.state == "done" and not part.skipped]
+        added = sum(part.bytes_verified for part in done if not part.counted)
         parts = tuple(replace(part, counted=part.state == "done") for part in one.parts)
         one = replace(one, parts=parts, finished_at=self._clock.now())
         await self.keep(one)

@@ -148,6 +148,20 @@ def test_file_that_came_before_is_not_taken_for_another_one(
         assert sorted(os.listdir(node.files / "in")) == there
 
 
+def test_what_was_there_is_verified_without_a_byte_sent(world: World) -> None:
+    """Also where the sender is another one since, that has sent it nothing."""
+    world.add("b", "c")
+    (world.nodes["c"].files / "in").mkdir()
+    (world.nodes["c"].files / "in" / "a").write_bytes(world.data)
+    assert world.send("b")["by"]["b"]["bytes_sent"] == SIZE
+    end = world.send("b", "c")
+
+    found = [
+        (one["bytes_verified"], one["bytes_sent"], one["skipped"]) for one in end["recipients"]
+    ]
+    assert found == [(SIZE, 0, False), (SIZE, 0, True)]
+
+
 @pytest.mark.parametrize("mode", [0o600, 0o755, 0o4755])
 def test_permissions_go_with_it(world: World, mode: int) -> None:
     """What only its owner may read, and what can be run; never whose rights it is run with."""

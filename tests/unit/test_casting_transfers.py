@@ -190,6 +190,17 @@ async def test_bytes_are_counted_once_and_only_where_they_stay() -> None:
         assert told == [100, 100, 0]
 
 
+async def test_file_that_was_there_is_not_counted() -> None:
+    """It is verified, and shown so; this transfer has not brought it."""
+    async with carried() as (transfers, cluster):
+        one = await sent(transfers)
+        await became(transfers, one, "running")
+        there = {**row("b", "done"), "skipped": True}
+        cluster.says(one, "done", there, row("c", "done"), sha256=SHA256)
+        over = await ended(transfers, one)
+        assert (over.bytes_verified, transfers.totals().bytes) == (200, 100)
+
+
 @pytest.mark.parametrize(("small", "chunk_mib"), [("f", 16), ("c", 4)])
 async def test_store_of_who_takes_no_part_does_not_matter(small: str, chunk_mib: int) -> None:
     """Chunks are fitted to the object stores that they go through."""

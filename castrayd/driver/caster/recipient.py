@@ -243,7 +243,7 @@ class Recipient:
 
     def _done(self, result: dict[str, Any]) -> None:
         self._facts = {key: result[key] for key in ("sha256", "path", "skipped")}
-        self.tally.verified = result["bytes"]
+        self.tally.verified, self.tally.has_told = result["bytes"], True
         self._turn("done")
 
     def fail(self, error: dict[str, Any]) -> None:
