@@ -25,17 +25,23 @@ from castrayd.driver.caster.udp import UdpPort
 __all__ = ("GROUPS", "METHODS", "PROTOCOL", "Caster", "actor_name")
 
 PROTOCOL = 1
-"""Of the methods and what they take; part of every actor's name."""
-GROUPS = {"control": 4, "messages": 1, "read": WAITING_READERS + 4, "data": 8, "ends": 16}
+"""Of the methods and what they take; part of every actor's name.
+
+None before it has been released: there is no N-1 yet that a daemon would have to know.
+"""
+GROUPS = {
+    "control": 4, "look": 4, "messages": 1, "read": WAITING_READERS + 4, "data": 8, "ends": 16,
+}  # fmt: skip
 """Threads by group of methods. Readers that wait leave some to those that only look."""
 METHODS = {
-    "control": ("describe", "host", "datagram", "files", "send", "sending", "cancel_sending"),
+    "control": ("describe", "send", "sending", "cancel_sending"),
+    "look": ("host", "datagram", "files"),
     "ends": ("ended",),
     "data": ("file_begin", "file_take", "file_finish", "file_abandon"),
     "messages": ("deliver",),
     "read": ("read",),
 }
-"""Which method runs in which group."""
+"""Which method runs in which group. What a disk or a name server may hold up is not in control."""
 _TOLD = ("name", "owner", "required", "address", "hostname", "made_of")
 """Of what it was made of, what it tells."""
 _ENDED_KEPT = 100
