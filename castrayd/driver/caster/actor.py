@@ -74,6 +74,7 @@ class Caster:
         reserve = default_reserve if spec["disk_reserve"] is None else spec["disk_reserve"]
         self._incoming = Incoming(self._files, self._folder, reserve)
         self._outgoing: dict[str, Outgoing] = {}
+        self._begins = threading.Lock()
         self._udp, self._udp_error = self._open_port()
         threading.Thread(target=self._sweep, name="sweep", daemon=True).start()
 
@@ -153,16 +154,20 @@ class Caster:
 
     def send(self, plan: dict[str, Any]) -> dict[str, Any]:
         """Begin to send a file, unless that is under way; returns how far it is."""
-        running = self._outgoing.get(plan["id"])
-        if running is None or running.progress()["state"] != "running":
-            names = plan["recipients"]
-            actors = [{"name": name, "actor": actor_name(name)} for name in names]
-            sender = Outgoing({**plan, "recipients": actors}, self._files, self._spec["namespace"])
-            self._outgoing.pop(plan["id"], None)
-            self._outgoing[plan["id"]] = running = sender
-            self._forget()
-            running.start()
+        with self._begins:  # two calls of one transfer may have been waiting
+            running = self._outgoing.get(plan["id"])
+            if running is None or running.progress()["state"] != "running":
+                running = self._begun(plan)
         return running.progress()
+
+    def _begun(self, plan: dict[str, Any]) -> Outgoing:
+        actors = [{"name": name, "actor": actor_name(name)} for name in plan["recipients"]]
+        sender = Outgoing({**plan, "recipients": actors}, self._files, self._spec["namespace"])
+        self._outgoing.pop(plan["id"], None)
+        self._outgoing[plan["id"]] = sender
+        self._forget()
+        sender.start()
+        return sender
 
     def _forget(self) -> None:
         ended = [i for i, one in self._outgoing.items() if one.progress()["state"] != "running"]
