@@ -1,6 +1,7 @@
 """The file that is sent: the one that was meant, as it was, read without holding anybody up."""
 
 import hashlib
+import mmap
 import os
 import threading
 from pathlib import Path
@@ -48,6 +49,26 @@ def test_every_end_is_told(
     monkeypatch.setattr(Source, where, fault)
 
     assert world.send("b")["state"] == ("done" if where == "close" else "failed")
+
+
+def test_buffers_are_used_again_and_let_go_of(world: World) -> None:
+    """The last one may be taken by another thread meanwhile; an ended transfer keeps none."""
+
+    class Raced(list[mmap.mmap]):
+        """Emptied between a look at it and a pop."""
+
+        def __bool__(self) -> bool:
+            return True
+
+    source = Source(os.open(world.source, os.O_RDONLY), CHUNK)
+    source._spare = Raced()
+    for index in range(3):
+        view = source.read(index)
+        assert view == world.data[index * CHUNK : (index + 1) * CHUNK]
+        source.give_back(view)
+        assert len(source._spare) == 1
+    source.close()
+    assert len(source._spare) == 0
 
 
 def test_fault_before_the_first_byte_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

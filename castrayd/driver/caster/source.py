@@ -70,9 +70,7 @@ class Source:
         if self._is_stopped:
             raise FileRefusal("internal", "nobody wants it any more")
         self.check()  # that the rest is not sent in vain
-        # a used one costs no page faults; of malloc each thread would keep some
-        buffer = self._spare.pop() if self._spare else _buffer(self._chunk_bytes)
-        view = memoryview(buffer)[: self.length(index)]
+        view = memoryview(self._buffer())[: self.length(index)]
         done, offset = 0, index * self._chunk_bytes
         while done < len(view):
             count = os.preadv(self._descriptor, [view[done:]], offset + done)
@@ -80,6 +78,13 @@ class Source:
                 raise _changed("is shorter than it was")
             done += count
         return view
+
+    def _buffer(self) -> mmap.mmap:
+        """Return a used one, which costs no page faults; of malloc each thread would keep some."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return mmap.mmap(-1, self._chunk_bytes, flags=mmap.MAP_PRIVATE)
 
     def give_back(self, view: memoryview) -> None:
         """Take a buffer back that nobody reads any more."""
@@ -139,10 +144,6 @@ class Source:
         """Close the file, when no thread reads it."""
         os.close(self._descriptor)
         self._spare.clear()  # the transfer is remembered, and need not keep its memory
-
-
-def _buffer(count: int) -> mmap.mmap:
-    return mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE)
 
 
 def _changed(how: str) -> FileRefusal:
