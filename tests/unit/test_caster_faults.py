@@ -154,6 +154,34 @@ def test_name_that_could_not_be_synced_is_told_of(
     assert (node.files / "a.bin").read_bytes() == DATA
 
 
+def test_note_of_a_file_in_progress_is_on_the_disk_before_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power would leave a file of that size that nobody ever removes."""
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        assert node.temporary == []
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    node.begin()
+    assert [name.split(".")[1] for name in synced] == ["t1", "castray-open"]
+
+
+def test_end_that_could_not_be_noted_is_known(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is there: it is neither a failure nor abandoned."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "the test wants it")
+
+    monkeypatch.setattr(finished.Finished, "_write", fail)
+    done = node.receive()
+    assert done["sha256"] == sha256(DATA)
+    assert node.incoming.abandon("t1") == {"done": done}
+    assert node.begin() == {"done": done}
+
+
 @pytest.mark.parametrize("name", ["part", "log"])
 def test_file_that_has_another_name_is_not_gone_on_with(node: Node, name: str) -> None:
     """Who may write in the root has linked a file of ours there, to have it written to."""

@@ -246,6 +246,10 @@ def test_finished_transfer_is_begun_again_with_another_source(node: Node) -> Non
 
 def test_finished_transfers_are_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finished, "KEPT", 3)
+    synced: list[str] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
     for number in range(8):
         node.begin(transfer=f"t{number}", path=f"files:{number}", size=0)
         node.finish(f"t{number}", b"")
@@ -257,6 +261,7 @@ def test_finished_transfers_are_bounded(node: Node, monkeypatch: pytest.MonkeyPa
     assert known == [5, 6, 7]
     lines = (node._state / ".castray-done").read_text().split("\n")
     assert len([line for line in lines if line]) <= 6
+    assert str(node._state) in synced  # it was written anew, and has its name for good
 
 
 def test_reserve_stays_free(node: Node) -> None:

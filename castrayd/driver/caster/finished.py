@@ -71,6 +71,7 @@ class Finished:
     def _rewrite(self) -> None:
         self._write(self._path + ".new", [_line(*item) for item in self._results.items()], "w")
         os.replace(self._path + ".new", self._path)
+        _sync(os.path.dirname(self._path))
         self._lines = len(self._results)
 
     def _write(self, path: str, lines: list[str], mode: str) -> None:
@@ -89,11 +90,14 @@ class Opened:
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
 
     def put(self, transfer: str, path: str) -> None:
-        """Note a receipt that begins, or goes on."""
+        """Note a receipt that begins, or goes on; lasting when it returns."""
         temporary = os.path.join(self._folder, f".{transfer}.{threading.get_ident()}")
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(path)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, os.path.join(self._folder, transfer))
+        _sync(self._folder)
 
     def get(self, transfer: str) -> str | None:
         """Return where a receipt was to go; None when none is open."""
@@ -115,6 +119,15 @@ class Opened:
         before = time.time() - age_s  # noqa: TID251  the times of files are wall time
         with os.scandir(self._folder) as entries:
             return [e.name for e in entries if e.name[0] != "." and e.stat().st_mtime < before]
+
+
+def _sync(folder: str) -> None:
+    """Have the names in a folder on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _line(transfer: str, result: dict[str, Any]) -> str:
