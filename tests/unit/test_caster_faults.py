@@ -310,15 +310,85 @@ def test_many_threads_take_and_begin(node: Node) -> None:
     assert (node.files / "a.bin").read_bytes() == DATA
 
 
+class Kernel:
+    """Stands where the C library is, and answers `sync_file_range` with an errno, or 0."""
+
+    def __init__(self, code: int) -> None:
+        self.calls: list[tuple[int, int, int]] = []
+
+        def sync_file_range(descriptor: int, offset: int, length: int, flags: int) -> int:
+            assert os.readlink(f"/proc/self/fd/{descriptor}").endswith(".part")
+            self.calls.append((offset, length, flags))
+            ctypes.set_errno(code)
+            return -1 if code else 0
+
+        self.sync_file_range = sync_file_range
+
+
+@pytest.mark.parametrize("code", [0, errno.ENOSYS])
 def test_chunk_is_written_back_whatever_the_kernel_knows(
-    node: Node, monkeypatch: pytest.MonkeyPatch
+    node: Node, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Nothing is waited for where it can start to write by itself; elsewhere it is synced."""
+    kernel = Kernel(code)
     synced: list[int] = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
     node.begin()
     node.take(0)
-    assert synced == []
+    assert synced == []  # the one that this runs on knows it
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: kernel)
+    node.take(1, 2)
+    assert kernel.calls == [(CHUNK, CHUNK, 2), (2 * CHUNK, len(DATA) - 2 * CHUNK, 2)]
+    assert len(synced) == (2 if code else 0)
+    node.restart()
+    node.begin()
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
-    node.take(1)
-    assert len(synced) == 1
+    node.give(0, sha256(bytes(CHUNK)), bytes(CHUNK))
+    assert len(synced) == (3 if code else 1)
+
+
+def test_chunk_that_could_not_be_written_back_is_lost(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.begin()
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Kernel(errno.ENOSPC))
+    assert type_of(node.take(0)) == "disk_full"
+    assert node.temporary == []
+
+
+def test_chunk_that_comes_twice_at_once_is_written_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both calls have seen that it is not held."""
+    both, write = threading.Barrier(2), receipt.Receipt._write
+
+    def late(*arguments: Any) -> None:
+        both.wait(5)
+        write(*arguments)
+
+    monkeypatch.setattr(receipt.Receipt, "_write", late)
+    node.begin()
+    before = node.in_progress("log").stat().st_size
+    threads = [threading.Thread(target=node.take, args=(0,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert node.in_progress("log").stat().st_size - before == 36
+
+
+def test_begun_while_it_is_let_go_of_it_is_another_one(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found, and abandoned before it was begun: nobody would find what it is given."""
+    begin, times = receipt.Receipt.begin, []
+
+    def late(self: receipt.Receipt, spec: dict[str, Any]) -> dict[str, Any] | None:
+        times.append(1)
+        if len(times) == 1:
+            node.incoming.abandon("t1")
+        return begin(self, spec)
+
+    monkeypatch.setattr(receipt.Receipt, "begin", late)
+    assert node.receive()["sha256"] == sha256(DATA)
+    assert len(times) == 2

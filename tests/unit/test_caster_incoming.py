@@ -163,13 +163,14 @@ def test_other_size_there_is_refused_at_once(node: Node) -> None:
     assert node.temporary == []
 
 
-def test_nothing_is_overwritten_that_came_meanwhile(node: Node) -> None:
+@pytest.mark.parametrize("other", [b"other", bytes(len(DATA))])
+def test_nothing_is_overwritten_that_came_meanwhile(node: Node, other: bytes) -> None:
     node.begin()
     node.take(0, 1, 2)
-    (node.files / "a.bin").write_bytes(b"other")
+    (node.files / "a.bin").write_bytes(other)
 
     assert type_of(node.finish()) == "exists"
-    assert (node.files / "a.bin").read_bytes() == b"other"
+    assert (node.files / "a.bin").read_bytes() == other
     node.incoming.abandon("t1")
     assert node.temporary == []
 

@@ -4,12 +4,15 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from castrayd.driver.caster import pace, remote, sending
 from castrayd.driver.caster.pace import Window
+from castrayd.driver.caster.recipient import Recipient
+from castrayd.driver.caster.source import Source
 from tests.support.processes import until
 from tests.support.sending import CHUNK, COUNT, SIZE, Node, World, gone, made_world, once, refusal
 
@@ -161,6 +164,30 @@ def test_recipient_fails_alone(world: World, type: str, method: str) -> None:  #
     assert world.has("b")
     assert world.has("d")
     assert not list(world.nodes["c"].files.rglob(".castray-*"))
+
+
+@pytest.mark.parametrize("answer", [{"ok": CHUNK}, refusal("disk_full")])
+async def test_answer_to_an_earlier_life_says_nothing_of_this_one(
+    world: World, answer: dict[str, Any]
+) -> None:
+    """It was begun again while the answer was on its way, and has lost the chunk since."""
+
+    class Late:
+        """Another node, which is begun again before it answers."""
+
+        async def ask(self, *_: Any) -> dict[str, Any]:
+            one._resume([], "second")
+            return {**answer, "received": CHUNK}
+
+    source = Source(os.open(world.source, os.O_RDONLY), CHUNK)
+    host: Any = SimpleNamespace(tell=lambda: None)
+    one = Recipient({"id": "t1", "chunk_bytes": CHUNK}, "b", source, Late(), host)  # type: ignore[arg-type]
+    one._resume([], "first")
+
+    assert await one.deliver(0, bytes(32), [None]) == []
+    assert (one.state, one.tally.lacks(0), one.tally.verified) == ("ready", True, 0)
+    assert one.tally.sent == CHUNK
+    source.close()
 
 
 def test_damaged_chunk_is_sent_again(world: World) -> None:

@@ -183,14 +183,16 @@ def test_what_was_there_is_verified_without_a_byte_sent(world: World) -> None:
     assert found == [(SIZE, 0, False), (SIZE, 0, True)]
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o755, 0o4755])
+@pytest.mark.parametrize("mode", [0o600, 0o666, 0o777, 0o4755])
 def test_permissions_go_with_it(world: World, mode: int) -> None:
     """What only its owner may read, and what can be run; never whose rights it is run with."""
     world.add("b")
     world.source.chmod(mode)
-    assert world.send("b")["state"] == "done"
-    umask = os.umask(0)
-    os.umask(umask)
+    umask = os.umask(0o027)
+    try:
+        assert world.send("b")["state"] == "done"
+    finally:
+        os.umask(umask)
 
     found = (world.nodes["b"].files / "in" / "a").stat().st_mode
-    assert found & 0o7777 == mode & 0o777 & ~umask
+    assert found & 0o7777 == mode & 0o750
