@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from castrayd.casting.answers import checked, checked_outcomes
 from castrayd.errors import ErrorType
-from castrayd.refusals import ApiError, ApiErrorType, RecipientError
+from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
 from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
@@ -53,22 +54,28 @@ class Link:
         """Call a method of a casting node.
 
         Raises `RecipientError`: `unreachable` where nothing has gone out to it; after any other
-        it may have happened, or still happen.
+        it may have happened, or still happen. `internal` too where its answer makes no sense.
         """
-        return await self._ask(
+        answer = await self._ask(
             "cast.call", timeout_s, name=name, method=method, arguments=list(arguments)
         )
+        return checked(method, answer)
 
     async def deliver(self, name: str, rows: Sequence[Row], timeout_s: float) -> list[str]:
         """Hand messages to a casting node; returns an outcome for each. Raises as `call` does."""
         session = self.attachment().session
-        outcomes: list[str] = _value(await session.deliver(name, rows, timeout_s=timeout_s))
-        return outcomes
+        answer = _value(await session.deliver(name, rows, timeout_s=timeout_s))
+        return checked_outcomes(answer, len(rows))
 
     async def describe(self, name: str, timeout_s: float = ASK_S) -> dict[str, Any]:
         """Return what a casting node says of itself, with the `actor_id` of who has said it."""
-        described: dict[str, Any] = await self._ask("cast.describe", timeout_s, name=name)
-        return described
+        facts: dict[str, Any] = checked(
+            "describe", await self._ask("cast.describe", timeout_s, name=name)
+        )
+        if facts["name"] != name:
+            message = f"it calls itself {facts['name']}"
+            raise RecipientError(RecipientErrorType.INTERNAL, message)
+        return facts
 
     async def make(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """Make a casting node where none of its name is.

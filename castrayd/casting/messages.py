@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Final
 
 import anyio
+import structlog
 from anyio.abc import TaskGroup
 
 from castrayd.casting.documents import CastDocument, Outcome
@@ -36,6 +37,8 @@ RETRY_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
 UDP: Final = "udp:"
 """Before `HOST:PORT`: a program without Ray, or a broadcast address."""
+
+log = structlog.get_logger("castrayd.casting")
 
 
 class Messages:
@@ -87,9 +90,10 @@ class Messages:
         timeout_s = letter.cast.due_s - monotonic()
         try:
             refused = await self._link.call(sender, "datagram", *arguments, timeout_s=timeout_s)
-        except (RecipientError, ApiError) as error:
-            outcome: Outcome = "timed_out" if _may_have_come(error) else "unreachable"
-            letter.settle(outcome, f"the sender's node: {error.message}")
+        except Exception as error:  # noqa: BLE001  it is noted, and ends nothing else
+            failure = _noted(error)
+            outcome: Outcome = "timed_out" if _may_have_come(failure) else "unreachable"
+            letter.settle(outcome, f"the sender's node: {failure.message}")
         else:
             letter.settle("refused" if refused else "sent", refused)
 
@@ -124,9 +128,10 @@ class Messages:
         rows = [letter.cast.row for letter in batch]
         try:
             outcomes = await self._link.deliver(name, rows, timeout_s)
-        except (RecipientError, ApiError) as error:
-            return _failed(batch, error)
-        for letter, outcome in zip(batch, outcomes, strict=True):
+            told = list(zip(batch, outcomes, strict=True))
+        except Exception as error:  # noqa: BLE001  it is noted, and ends nothing else
+            return _failed(batch, _noted(error))
+        for letter, outcome in told:
             if outcome == "delivered":
                 letter.settle("delivered", None)
             else:
@@ -165,6 +170,14 @@ def _failed(batch: list[Letter], error: RecipientError | ApiError) -> list[Lette
         else:
             letter.settle(letter.outcome, error.message)
     return again
+
+
+def _noted(error: Exception) -> RecipientError | ApiError:
+    """Return what a receipt tells of a failure; one that nobody foresaw is a bug."""
+    if isinstance(error, RecipientError | ApiError):
+        return error
+    log.error("a message was not sent by a bug", exc_info=error)
+    return RecipientError(RecipientErrorType.INTERNAL, f"{type(error).__name__}: {error}")
 
 
 def _may_have_come(error: RecipientError | ApiError) -> bool:

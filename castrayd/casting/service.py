@@ -199,7 +199,7 @@ class CastingService:
         if error := answer.get("error"):
             kind = _KINDS.get(error["type"], ApiErrorType.INTERNAL)
             raise ApiError(kind, error["message"], field="path")
-        return list(answer["files"])
+        return list(answer.get("files", ()))
 
     def _in_use(self) -> set[str]:
         """Name the uploads that transfers still need."""

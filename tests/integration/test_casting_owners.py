@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from tests.support.casting import casting, driven, killed, names
+from tests.support.casting import casting, driven, killed, names, strange
 from tests.support.daemon import Daemon
 from tests.support.files import ended
 from tests.support.ray import RayHead
@@ -87,6 +87,33 @@ async def test_nobody_waits_for_anothers_frozen_node(
                 assert (cast["delivered"], cast["failed"]) == (1, 0)
                 await anyio.sleep(0.7)
             assert max(took) < 1.0, took
+
+
+async def test_stranger_of_a_nodes_name_harms_nobody(
+    cluster: RayHead, cluster_python: str, tmp_path: Path
+) -> None:
+    """Any Ray job may make one, and have it answer anything: it is no node, and no more."""
+    async with casting(cluster, cluster_python, tmp_path) as daemon:
+        await daemon.ask("POST", "/api/nodes", {"name": "x"})
+        strange(cluster, cluster_python, "stranger")
+        try:
+            await anyio.sleep(3)  # it is among those that are asked
+            for to, delivered in (("all", 1), (["stranger", "x"], 1), (["stranger"], 0)):
+                code, cast = await daemon.ask("POST", "/api/messages", {"to": to, "body": "a"})
+                assert (code, cast["delivered"]) == (200, delivered)
+            assert cast["receipts"][0]["outcome"] == "timed_out"
+            assert [one["name"] for one in (await daemon.get("/api/nodes"))["nodes"]] == ["x"]
+            assert (await daemon.ask("GET", "/api/nodes/stranger"))[0] == 404
+            assert (await daemon.ask("GET", "/api/nodes/stranger/messages"))[0] == 503
+            body = {"name": "stranger", "required": False}
+            code, node = await daemon.ask("POST", "/api/nodes", body)
+            assert (code, node["state"]) == (201, "pending")
+            killed(cluster, cluster_python, "x")
+            with anyio.fail_after(20):  # others are looked after all the same
+                while "x" not in names(cluster, cluster_python):
+                    await anyio.sleep(0.2)
+        finally:
+            killed(cluster, cluster_python, "stranger")
 
 
 async def test_reload_reaches_nodes_that_run(

@@ -16,6 +16,7 @@ from tests.support.ray import STORE_BYTES, RayHead, ray_head
 
 __all__ = (
     "casting", "cluster_of_four", "driven", "killed", "names", "read_independently", "ready",
+    "strange",
 )  # fmt: skip
 
 _DRIVER = """
@@ -36,6 +37,22 @@ _KILL = """
 import ray, sys
 ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
 ray.kill(ray.get_actor("castray:1:" + sys.argv[2]), no_restart=True)
+"""
+
+_STRANGE = """
+import ray, sys
+ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
+class Stranger:
+    def describe(self):
+        return {"hello": 1}
+    def deliver(self, messages):
+        return []
+    def read(self, *_):
+        return {"messages": [{}]}
+    def host(self):
+        return 1
+named = dict(name="castray:1:" + sys.argv[2], lifetime="detached", num_cpus=0)
+ray.get(ray.remote(Stranger).options(**named).remote().describe.remote())
 """
 
 _REGISTERED = """
@@ -101,6 +118,11 @@ def names(cluster: RayHead, python: str) -> list[str]:
 def killed(cluster: RayHead, python: str, name: str) -> None:
     """End a casting node for good by a driver that is none of castrayd's."""
     _run(python, _KILL, cluster.address, name)
+
+
+def strange(cluster: RayHead, python: str, name: str) -> None:
+    """Make an actor of a casting node's name that answers what no casting node does."""
+    _run(python, _STRANGE, cluster.address, name)
 
 
 def _run(python: str, script: str, *arguments: str) -> bytes:

@@ -18,7 +18,7 @@ class _Link:
 
     def __init__(self) -> None:
         self.inboxes: dict[str, list[str]] = {}
-        self.failures: dict[str, list[RecipientError]] = {}
+        self.failures: dict[str, list[Exception]] = {}
         self.slow_s: dict[str, float] = {}
         self.calls = 0
         self.under_way = 0
@@ -117,6 +117,31 @@ async def test_what_may_have_come_is_unknown(type_: str, outcome: str, name: str
 
         assert (done.receipts[0].outcome, done.failed) == (outcome, 1)
         assert "why" in str(done.receipts[0].error)
+
+
+@pytest.mark.parametrize("name", ["a", "udp:10.0.0.1:9"])
+async def test_what_nobody_foresaw_fails_one_message(name: str) -> None:
+    """It may have come; the next one goes out as ever."""
+    async with _messages() as (messages, link):
+        link.failures = {"a": [KeyError("odd")], "me": [KeyError("odd")]}
+        done = await _send(messages, [name, "b"], "m")
+        assert [one.outcome for one in done.receipts] == ["timed_out", "delivered"]
+        assert "KeyError" in str(done.receipts[0].error)
+        assert (await _send(messages, [name], "n")).failed == 0
+
+
+async def test_outcomes_that_are_too_few_fail_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever counts them wrong."""
+    async with _messages() as (messages, link):
+        with monkeypatch.context() as patch:
+            patch.setattr(link, "deliver", _nothing)
+            done = await _send(messages, ["a"], "m")
+        assert (done.receipts[0].outcome, done.failed) == ("timed_out", 1)
+        assert (await _send(messages, ["a"], "n")).delivered == 1
+
+
+async def _nothing(*_: object) -> list[str]:
+    return []
 
 
 async def test_what_may_have_come_once_stays_unknown() -> None:
