@@ -90,11 +90,11 @@ class Course:
                 while self.is_active:
                     try:
                         await self._step()
+                        if self.is_active:  # else its end is to be seen without a pause
+                            await self._pause()
                     except Exception as error:
                         log.error("a look at a transfer failed by a bug", exc_info=error)
                         await anyio.sleep(LOOK_S)  # its end may be there, and not be kept
-                    if self.is_active:  # else its end is to be seen without a pause
-                        await self._pause()
 
     async def _pause(self) -> None:
         """Wait until the next look is due, or the sender says that it has come to its end."""

@@ -17,7 +17,7 @@ from castrayd.casting.sightings import Sightings
 from castrayd.casting.specs import Spec, placed, spec
 from castrayd.casting.wanted import Wanted, WantedNode, choose
 from castrayd.core.cluster import Node
-from castrayd.refusals import ApiError, RecipientError, RecipientErrorType
+from castrayd.refusals import ApiError, ApiErrorType, RecipientError, RecipientErrorType
 from castrayd.supervisor.attachment import Attachment
 
 __all__ = ("Placement",)
@@ -177,11 +177,14 @@ class Placement:
     async def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> None:
         """See that a node of no public name is there, that has these roots alone.
 
-        Raises `RecipientError`, `ApiError`.
+        Raises `RecipientError`, `ApiError` (`conflict` where the Ray node is not there now).
         """
         attachment = self._link.attachment()
+        node = attachment.nodes.get(node_id)  # a head that has started anew knows few as yet
+        if node is None or not node.alive:
+            raise ApiError(ApiErrorType.CONFLICT, f"Ray node {node_id} is not on the cluster now")
         of = self._spec(attachment, WantedNode(name, required=False), roots)
-        ready = placed(of, attachment.nodes[node_id])
+        ready = placed(of, node)
         await self._link.make(ready)
         facts = await self._link.describe(name, PLACE_S)
         if self._is_outdated(of, facts) and await self._link.remove(name, facts["actor_id"]):

@@ -18,7 +18,7 @@ from castrayd.casting.records import Records
 from castrayd.casting.wanted import WantedNode, Where
 from castrayd.core.cluster import Node
 from castrayd.ledger import Ledger
-from castrayd.refusals import RecipientError
+from castrayd.refusals import ApiError, RecipientError
 
 ME, OTHER = "m" * 32, "o" * 32
 
@@ -315,6 +315,21 @@ async def test_hidden_one_of_other_settings_is_made_again(daemon: _Daemon) -> No
     old.sending = 0
     await daemon.nodes.hidden(name, "c1-1", {})
     assert daemon.link.actors[name].spec["data_dir"] == "/elsewhere"
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_hidden_one_has_its_ray_node(daemon: _Daemon, is_known: bool) -> None:
+    """A cluster that has started anew may not know of it yet, or take it for dead."""
+    daemon.link.attach("c1")
+    nodes = daemon.link.attached.nodes
+    host = nodes.pop("c1-1")
+    if is_known:
+        nodes["c1-1"] = replace(host, alive=False)
+    with pytest.raises(ApiError, match="conflict"):
+        await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
+    assert not daemon.link.actors
+    nodes["c1-1"] = host
+    await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
 
 
 async def test_nobody_waits_for_anothers_silent_node(daemon: _Daemon) -> None:

@@ -43,6 +43,29 @@ async def test_end_is_heard_of_while_nobody_looks(monkeypatch: pytest.MonkeyPatc
         assert len(cluster.calls) < 20
 
 
+@pytest.mark.parametrize("failing", ["sending", "ended"])
+async def test_bug_ends_no_transfer(monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    """In a look at one or in the pause after it: it goes on, and so do the others."""
+
+    def bug(*_: object) -> None:
+        raise KeyError("odd")
+
+    async with carried() as (transfers, cluster):
+        one, other = await sent(transfers), await sent(transfers, "d", "ef")
+        for each in (one, other):
+            await became(transfers, each, "running")
+        with monkeypatch.context() as patch:
+            patch.setattr(cluster, f"_{failing}", bug)
+            await anyio.sleep(0.6)
+            before = len(cluster.calls)
+            await anyio.sleep(0.5)
+            assert 0 < len(cluster.calls) - before <= 12
+        cluster.says(one, "done", *DONE)
+        cluster.says(other, "done", row("e", "done"), row("f", "done"))
+        for each in (one, other):
+            assert (await ended(transfers, each)).state == "done"
+
+
 async def test_outage_is_no_silence_of_the_sender() -> None:
     """What was seen before it counts no more: nodes are placed again a moment after."""
     async with carried(patience_s=0.6) as (transfers, cluster):
