@@ -36,13 +36,6 @@ TOLD_S: Final = 1.0
 ASK_S: Final = 10.0
 STOP_S: Final = 3.0
 """What the nodes may take each to hear of a cancellation: somebody waits for it."""
-_SILENT: Final = frozenset(
-    {
-        RecipientErrorType.UNREACHABLE,
-        RecipientErrorType.TIMED_OUT,
-        RecipientErrorType.INTERRUPTED,
-    }
-)
 
 log = structlog.get_logger("castrayd.casting")
 
@@ -56,7 +49,7 @@ class Means:
     book: Book
     publisher: Publisher
     patience_s: Callable[[], float]
-    """A sender that does not answer for so long while the cluster is there fails its transfer."""
+    """A sender without a good answer for so long while the cluster is there fails its transfer."""
 
 
 class Course:
@@ -70,7 +63,7 @@ class Course:
         self._speed = Speed()
         self._attachment: Attachment | None = None
         self._silent_s: float | None = None
-        """Since when the sender does not answer by this attachment."""
+        """Since when the sender gives no good answer by this attachment."""
         self._told_s = float("-inf")
 
     @property
@@ -178,11 +171,11 @@ class Course:
     async def _interrupted(self, error: RecipientError | ApiError, asked_s: float) -> Transfer:
         """Note why it waits; a sender that is gone while the cluster is there ends it."""
         one = self.transfer
-        if error.type in _SILENT:
+        if isinstance(error, RecipientError):  # else there was nobody to ask
             self._silent_s = asked_s if self._silent_s is None else self._silent_s
             if monotonic() - self._silent_s > self._means.patience_s():
                 await self._call_off(one)
-                return failed(one, "unreachable", f"the sender is gone: {error.message}")
+                return _given_up(one, error)
         state = "queued" if one.state == "queued" else "interrupted"
         return replace(one, state=state, reason=error.message)
 
@@ -248,3 +241,10 @@ class Course:
                 if part.state not in SETTLED:
                     tasks.start_soon(abandon, place, part)
         return replace(one, parts=tuple(parts))
+
+
+def _given_up(one: Transfer, error: RecipientError | ApiError) -> Transfer:
+    """End it for its sender, and say whether that is gone or fails."""
+    if error.type is RecipientErrorType.INTERNAL:
+        return failed(one, "internal", f"the sender fails: {error.message}")
+    return failed(one, "unreachable", f"the sender is gone: {error.message}")

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from castrayd.casting import course
-from castrayd.refusals import ApiError
+from castrayd.refusals import ApiError, RecipientError
 from castrayd.telemetry.facts import TransferFinished
 from tests.support.nodes import SHA256, Cluster, became, carried, ended, row, sent
 
@@ -41,6 +41,24 @@ async def test_end_is_heard_of_while_nobody_looks(monkeypatch: pytest.MonkeyPatc
         cluster.says(one, "done", *DONE)
         assert (await became(transfers, one, "done", within_s=0.5)).state == "done"
         assert len(cluster.calls) < 20
+
+
+async def test_sender_that_fails_at_its_plan_fails_its_transfer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be no casting node at all; what it answers before that is no progress."""
+
+    def raising(*_: object) -> None:
+        raise RecipientError("internal", "no such method")
+
+    async with carried(patience_s=0.6) as (transfers, cluster):
+        monkeypatch.setattr(cluster, "_send", raising)
+        one = await sent(transfers)
+        await anyio.sleep(0.3)
+        assert transfers.show(one.id).state == "queued"
+        over = await ended(transfers, one)
+        assert (over.state, over.reason) == ("failed", "the sender fails: no such method")
+        assert all((part.error or {})["type"] == "internal" for part in over.parts)
 
 
 @pytest.mark.parametrize("failing", ["sending", "ended"])
