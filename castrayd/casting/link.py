@@ -10,7 +10,7 @@ from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
 
-__all__ = ("HIDDEN", "PLACE_S", "Link")
+__all__ = ("ASK_S", "HIDDEN", "PLACE_S", "Link")
 
 HIDDEN: Final = "_"
 """What names of nodes begin with that are nobody's recipients."""

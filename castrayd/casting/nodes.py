@@ -8,6 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
@@ -54,7 +55,7 @@ class CastingNodes:
         self._others = Others(link, self._wanted)
         self._placement = Placement(link, self._wanted, self._seen, policy, in_use)
         self._attachment: Attachment | None = None
-        self._turn = anyio.Lock()
+        self._turns: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._due = anyio.Event()
 
     def restore(self) -> None:
@@ -95,14 +96,19 @@ class CastingNodes:
         await self._wanted.forget_old()
         limit = anyio.CapacityLimiter(AT_ONCE)
 
-        async def tend(one: WantedNode) -> None:
-            async with limit:
-                await self._placement.tend(attachment, one)
+        async def tend(name: str) -> None:
+            async with limit, self._turn(name):
+                if one := self._wanted.find(name):
+                    await self._placement.tend(attachment, one)
 
-        async with self._turn, anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as tasks:
             for one in self._wanted.every():
-                tasks.start_soon(tend, one)
+                tasks.start_soon(tend, one.name)
         self._report(attachment)
+
+    def _turn(self, name: str) -> anyio.Lock:
+        """Return what is held by whoever sees to a node: that may wait long for its answer."""
+        return self._turns.setdefault(name, anyio.Lock())
 
     def _report(self, attachment: Attachment) -> None:
         """Tell the attachment which required nodes are missing."""
@@ -124,7 +130,7 @@ class CastingNodes:
 
         Raises `ApiError`: `name_taken`, naming the owner; `conflict` where it is wanted already.
         """
-        async with self._turn:
+        async with self._turn(name):
             if self._wanted.get(name):
                 message = f"{name} exists already, and is owned by this daemon"
                 raise ApiError(ApiErrorType.CONFLICT, message, field="name")
@@ -151,7 +157,7 @@ class CastingNodes:
 
         Raises `ApiError`: `not_found`; `name_taken` where another daemon owns it.
         """
-        async with self._turn:
+        async with self._turn(name):
             known = self._wanted.get(name) or await self._lost(name)
             now = time.time()  # noqa: TID251  over restarts
             unwanted = msgspec.structs.replace(known, wanted=False, unwanted_at=now)

@@ -6,12 +6,12 @@ none is removed of which that is not known. How often to look, and what is wante
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 import msgspec
+import structlog
 
-from castrayd.casting.link import PLACE_S, Link
+from castrayd.casting.link import ASK_S, PLACE_S, Link
 from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.sightings import Sightings
 from castrayd.casting.specs import Spec, placed, spec
@@ -23,6 +23,7 @@ from castrayd.supervisor.attachment import Attachment
 __all__ = ("Placement",)
 
 Facts = Mapping[str, Any]
+log = structlog.get_logger("castrayd.casting")
 
 
 class _NotPlacedError(Exception):
@@ -48,17 +49,25 @@ class Placement:
         self._in_use = in_use
 
     async def tend(self, attachment: Attachment, one: WantedNode) -> None:
-        """See that a node is as it is wanted, and note what was seen; raises nothing of Ray's."""
-        if not one.wanted:
-            with suppress(RecipientError, ApiError):  # it is tried again at the next look
-                await self.clear(attachment, one)
-            return
+        """See that a node is as it is wanted, and note what was seen.
+
+        Raises nothing: it is tried again at the next look, and others are looked at beside it.
+        """
         try:
-            await self._keep(attachment, one)
+            await (self._keep if one.wanted else self.clear)(attachment, one)
         except (RecipientError, ApiError) as error:
-            self._seen.note(one.name, None, error.message)
+            self._missed(one, error.message)
         except _NotPlacedError as error:
-            self._seen.note(one.name, None, str(error))
+            self._missed(one, str(error))
+        except Exception as error:
+            message = f"a look at casting node {one.name} failed by a bug"
+            log.error(message, exc_info=error)
+            self._missed(one, f"{type(error).__name__}: {error}")
+
+    def _missed(self, one: WantedNode, reason: str) -> None:
+        """Note why one that is wanted is not there."""
+        if one.wanted:
+            self._seen.note(one.name, None, reason)
 
     # --- one that is wanted no more ---
 
@@ -119,7 +128,7 @@ class Placement:
         made = await self._link.make(placed(self._spec(attachment, one), node))
         if made["is_new"]:  # known to be ours before it can be asked
             one = await self._noted(attachment, one, node, made["actor_id"])
-        facts = await self._told(one, node.node_id, made["actor_id"])
+        facts = await self._told(one, node.node_id, made["actor_id"], is_new=made["is_new"])
         node = attachment.nodes.get(facts["node_id"], node)  # one that is adopted may be elsewhere
         await self._noted(attachment, one, node, facts["actor_id"])
         self._seen.note(one.name, facts, facts["reason"])
@@ -149,13 +158,15 @@ class Placement:
             raise _NotPlacedError(node)
         return node
 
-    async def _told(self, one: WantedNode, node_id: str, actor_id: str) -> Facts:
+    async def _told(self, one: WantedNode, node_id: str, actor_id: str, *, is_new: bool) -> Facts:
         """Return what the one that is there says of itself, if it is ours and in its place."""
+        is_elsewhere = one.actor_id == actor_id and one.node_id != node_id
         try:
-            facts = await self._link.describe(one.name, PLACE_S)
+            # one that was there before is asked again at the next look
+            timeout_s = PLACE_S if is_new or is_elsewhere else ASK_S
+            facts = await self._link.describe(one.name, timeout_s)
         except RecipientError:
-            # ours does not answer, and its host may be gone for good
-            if one.actor_id == actor_id and one.node_id != node_id:
+            if is_elsewhere:  # ours, and its host may be gone for good
                 await self._link.remove(one.name, actor_id)
             raise
         if facts["owner"] != self._link.daemon_id:

@@ -78,8 +78,12 @@ class Wanted:
 
     def get(self, name: str) -> WantedNode | None:
         """Return one that is to be there; None where none of that name is."""
-        one = self._nodes.get(name)
+        one = self.find(name)
         return one if one is not None and one.wanted else None
+
+    def find(self, name: str) -> WantedNode | None:
+        """Return one, also if it is to be removed; None where none of that name is."""
+        return self._nodes.get(name)
 
     async def put(self, one: WantedNode) -> None:
         """Keep one, durably, in the place of any of its name."""

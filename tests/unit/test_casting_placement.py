@@ -37,6 +37,7 @@ class _Link:
     astray = False
 
     def __init__(self) -> None:
+        self.born_silent: set[str] = set()
         self.clusters: dict[str, dict[str, _Actor]] = {"c1": {}, "c2": {}}
         self.made = self.asked = 0
         self.attached: Any = None
@@ -71,6 +72,7 @@ class _Link:
         spec = {"name": name, "owner": owner, "node_id": "c1-1", "required": False,
                 "made_of": "?", "address": "", "hostname": "", **more}  # fmt: skip
         self.actors[name] = _Actor(f"a{self.made}", spec)
+        self.actors[name].is_silent = name in self.born_silent
         return self.actors[name]
 
     async def names(self) -> list[str]:
@@ -349,6 +351,86 @@ async def test_nobody_waits_for_anothers_silent_node(daemon: _Daemon) -> None:
         with anyio.fail_after(5):
             while len(await daemon.nodes.known()) < 2:
                 await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+async def test_silent_node_holds_up_no_other(daemon: _Daemon, theirs: bool) -> None:
+    """Whosever it is, and though it is new: others are made, removed and looked after meanwhile."""
+    daemon.link.attach("c1")
+    await daemon.created("y")
+    daemon.link.born_silent = {"x"}
+    if theirs:
+        daemon.link.put("x", OTHER)
+    async with daemon.running():
+        await daemon.nodes._wanted.put(WantedNode("x"))
+        for number in range(10):
+            await anyio.sleep(0.05)  # a look at x is under way by now
+            with anyio.fail_after(0.2):
+                await daemon.created(f"n{number}")
+                await daemon.nodes.delete(f"n{number}")
+        with anyio.fail_after(0.2):
+            await daemon.nodes.delete("y")
+
+    assert list(daemon.link.actors) == ["x"]
+
+
+async def test_one_that_was_there_is_not_waited_for_as_a_new_one(daemon: _Daemon) -> None:
+    """It answers soon, or is asked again at the next look: who wants it no more is heard."""
+    daemon.link.attach("c1")
+    theirs = daemon.link.put("x", OTHER)
+    async with daemon.running():
+        await daemon.nodes._wanted.put(WantedNode("x"))
+        theirs.is_silent = True
+        await anyio.sleep(0.1)
+        with anyio.fail_after(1):  # an answer of a new one is waited for for two
+            await daemon.nodes.delete("x")
+
+    assert daemon.link.actors["x"] is theirs
+
+
+async def test_what_is_done_about_one_node_is_done_in_turn(daemon: _Daemon) -> None:
+    """Made twice at once it is made once; what is removed meanwhile does not come back."""
+    daemon.link.attach("c1")
+    outcomes: list[object] = []
+
+    async def create() -> None:
+        try:
+            outcomes.append((await daemon.nodes.create("x", Where(), None, required=False)).state)
+        except ApiError as error:
+            outcomes.append(error.type)
+
+    async with daemon.running():
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(create)
+        assert (daemon.link.made, sorted(map(str, outcomes))) == (1, ["conflict"] * 4 + ["ready"])
+        for _ in range(20):
+            await anyio.sleep(0.013)  # at any moment of a look
+            await daemon.nodes.delete("x")
+            assert not daemon.link.actors
+            await anyio.sleep(0.03)
+            assert not daemon.link.actors
+            await daemon.created("x")
+
+
+async def test_bug_in_one_look_is_no_other_nodes_business(
+    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are made as ever."""
+    daemon.link.attach("c1")
+    for name in ("odd", "x"):
+        await daemon.nodes._wanted.put(WantedNode(name))
+    make = daemon.link.make
+
+    async def odd(spec: dict[str, Any]) -> dict[str, Any]:
+        if spec["name"] == "odd":
+            raise KeyError("odd")
+        await anyio.sleep(0.05)
+        return await make(spec)
+
+    monkeypatch.setattr(daemon.link, "make", odd)
+    async with daemon.running():
+        await _until(lambda: list(daemon.link.actors) == ["x"])
 
 
 async def test_first_look_is_shared_by_those_who_wait(daemon: _Daemon) -> None:
