@@ -113,7 +113,10 @@ class Placement:
         """Make it again where it is made of other settings, or other code, unless it is needed."""
         if not self._is_outdated(self._spec(attachment, one), facts) or one.name in self._in_use():
             return
-        self._place_for(attachment, one)  # else it would be lost
+        try:
+            self._place_for(attachment, one)
+        except _NotPlacedError:
+            return  # it is well where it is, and would be lost
         await self._link.remove(one.name, facts["actor_id"])
         await self._place(attachment, one)
 

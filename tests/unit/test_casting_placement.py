@@ -274,6 +274,22 @@ async def test_changed_settings_reach_a_node_that_is_idle(daemon: _Daemon) -> No
     assert (await daemon.nodes.show("x")).state == "ready"
 
 
+async def test_changed_settings_leave_one_that_has_no_place(daemon: _Daemon) -> None:
+    """Removed, it could not be made again: it stays as it is, and is well."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    async with daemon.running():
+        await anyio.sleep(0.1)
+        daemon.link.astray = True
+        daemon.policy = replace(daemon.policy, follow=False, inbox_messages=20)
+        for _ in range(10):
+            await anyio.sleep(0.02)
+            assert (await daemon.nodes.show("x")).state == "ready"
+        assert daemon.link.actors["x"] is old
+        daemon.link.astray = False
+        await _until(lambda: daemon.link.actors.get("x") not in {old, None})
+
+
 async def test_one_of_other_code_is_made_again_after_an_upgrade(
     daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
