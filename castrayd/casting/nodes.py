@@ -48,10 +48,11 @@ class CastingNodes:
         policy: Callable[[], CastingPolicy],
         in_use: Callable[[], set[str]],
     ) -> None:
-        """`in_use` names the nodes that transfers need now."""
+        """`in_use` names the nodes that transfers need now, `link.hidden` for one of uploads."""
         self._link = link
         self._wanted = Wanted(records)
         self._seen = Sightings(publisher, link.daemon_id)
+        self._in_use = in_use
         self._others = Others(link, self._wanted)
         self._placement = Placement(link, self._wanted, self._seen, policy, in_use)
         self._attachment: Attachment | None = None
@@ -174,20 +175,22 @@ class CastingNodes:
     async def purge(self) -> PurgeDocument:
         """Remove all of this daemon's nodes, those of no public name too.
 
-        Raises `ApiError`: `not_connected`; `busy` where the cluster does not tell what there is.
+        Raises `ApiError`: `not_connected`; `conflict` while an upload is being sent, for its node
+        would be made again; `busy` where the cluster does not tell what there is.
         """
         self._link.attachment()
+        if self._link.hidden in self._in_use():
+            message, hint = "an upload is being sent", "Wait for its transfer, or cancel it."
+            raise ApiError(ApiErrorType.CONFLICT, message, hint)
         try:
-            there = await self._link.names()
-            hidden = [name for name in there if name.startswith(self._link.hidden)]
-            for name in hidden:
-                await self._link.remove(name, None)
+            hidden = await self._placement.clear_hidden()
         except RecipientError as error:
             message = f"the cluster does not answer: {error.message}"
             raise ApiError(ApiErrorType.BUSY, message) from error
         mine = [one.name for one in await self.all() if one.owner == self._link.daemon_id]
         for name in mine:
-            await self.delete(name)
+            with contextlib.suppress(ApiError):  # another one was quicker
+                await self.delete(name)
         left = [one.name for one in self._wanted.every()]
         return PurgeDocument([name for name in (*hidden, *mine) if name not in left], left)
 

@@ -204,3 +204,11 @@ class Placement:
         if self._is_outdated(of, facts) and await self._link.remove(name, facts["actor_id"]):
             await self._link.make(ready)
             await self._link.describe(name, PLACE_S)
+
+    async def clear_hidden(self) -> list[str]:
+        """Remove all such nodes of this daemon; returns their names. Raises `RecipientError`."""
+        there = await self._link.names()
+        hidden = [name for name in there if name.startswith(self._link.hidden)]
+        for name in hidden:
+            await self._link.remove(name, None)
+        return hidden

@@ -206,10 +206,10 @@ class CastingService:
         return {o.source for o in self.transfers.all() if o.node is None and o.state in ACTIVE}
 
     def _taking_part(self) -> set[str]:
-        """Name the casting nodes that transfers need now."""
+        """Name the casting nodes that transfers need now; `hidden` is whichever sends uploads."""
         active = [one for one in self.transfers.all() if one.state in ACTIVE]
         recipients = {part.recipient for one in active for part in one.parts}
-        return recipients | {one.node for one in active if one.node is not None}
+        return recipients | {one.node or self.link.hidden for one in active}
 
     def _state_of(self, transfer_id: str) -> str | None:
         """Return the state of a transfer; None where it is forgotten."""

@@ -158,6 +158,11 @@ async def test_sender_of_uploads_comes_back_and_is_purged(
             if number == 0:
                 killed(cluster, cluster_python, hidden)
         assert (await daemon.ask("DELETE", "/api/uploads/a"))[0] == 200
+        assert (await daemon.ask("PUT", "/api/uploads/b", {}))[0] == 201
+        body = {"source": {"upload": "b"}, "to": ["nobody"]}
+        _, waits = await daemon.ask("POST", "/api/transfers", body)
+        assert (await daemon.ask("DELETE", "/api/nodes"))[0] == 409
+        await daemon.ask("DELETE", f"/api/transfers/{waits['id']}")
         code, done = await daemon.ask("DELETE", "/api/nodes")
         assert (code, set(done["removed"]), done["left"]) == (200, {"x", hidden}, [])
         await anyio.sleep(1)

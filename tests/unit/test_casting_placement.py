@@ -320,6 +320,32 @@ async def test_purge_takes_the_hidden_one_too(daemon: _Daemon) -> None:
     assert set(actors) == {"_theirs", "theirs"}
 
 
+async def test_purged_twice_at_once(daemon: _Daemon) -> None:
+    """One of them finds some gone, which is what it wants."""
+    daemon.link.attach("c1")
+    for name in "abc":
+        await daemon.created(name)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.nodes.purge)
+        tasks.start_soon(daemon.nodes.purge)
+
+    assert (daemon.link.actors, await daemon.nodes.all()) == ({}, [])
+
+
+async def test_purge_waits_for_uploads_that_are_sent(daemon: _Daemon) -> None:
+    """Their node would be made again: nothing is removed, or all is."""
+    daemon.link.attach("c1")
+    await daemon.created("x")
+    await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
+    daemon.in_use = {daemon.link.hidden, "x"}
+    with pytest.raises(ApiError, match="conflict"):
+        await daemon.nodes.purge()
+    assert len(daemon.link.actors) == 2
+    daemon.in_use = {"x"}
+    await daemon.nodes.purge()
+    assert not daemon.link.actors
+
+
 async def test_hidden_one_of_other_settings_is_made_again(daemon: _Daemon) -> None:
     """Unless it sends."""
     name = f"{daemon.link.hidden}c1-1"
