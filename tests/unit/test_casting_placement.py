@@ -1,161 +1,32 @@
 """Which actor is ours, whatever answers: what is removed, kept, moved and made again."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import msgspec
 import pytest
 
 from castrayd.casting import nodes, others, wanted
-from castrayd.casting.nodes import CastingNodes
-from castrayd.casting.policy import CastingPolicy
 from castrayd.casting.records import Records
 from castrayd.casting.wanted import WantedNode, Where
-from castrayd.core.cluster import Node
 from castrayd.ledger import Ledger
-from castrayd.refusals import ApiError, RecipientError
-
-ME, OTHER = "m" * 32, "o" * 32
-
-
-class _Actor:
-    def __init__(self, actor_id: str, spec: dict[str, Any]) -> None:
-        self.actor_id, self.spec = actor_id, spec
-        self.is_silent, self.sending = False, 0
-
-
-class _Link:
-    """A cluster, as this daemon reaches it."""
-
-    daemon_id = ME
-    hidden = f"_{ME[:16]}-"
-    astray = False
-
-    def __init__(self) -> None:
-        self.born_silent: set[str] = set()
-        self.clusters: dict[str, dict[str, _Actor]] = {"c1": {}, "c2": {}}
-        self.made = self.asked = 0
-        self.attached: Any = None
-
-    def attach(self, cluster: str) -> dict[str, _Actor]:
-        hosts = [
-            Node(f"{cluster}-{n}", alive=True, address=f"10.0.0.{n}", hostname=f"h{n}", port=1,
-                 head=n == 1)
-            for n in (1, 2)
-        ]  # fmt: skip
-        self.attached = SimpleNamespace(
-            nodes={node.node_id: node for node in hosts},
-            attached=SimpleNamespace(
-                facts=SimpleNamespace(cluster_id=cluster, node_id=hosts[0].node_id),
-                connection=SimpleNamespace(namespace="castray"),
-            ),
-            report=lambda _report: None,
-        )
-        return self.actors
-
-    @property
-    def actors(self) -> dict[str, _Actor]:
-        return self.clusters[self.attached.attached.facts.cluster_id]
-
-    def find(self) -> Any:
-        return self.attached
-
-    attachment = find
-
-    def put(self, name: str, owner: str, **more: Any) -> _Actor:
-        self.made += 1
-        spec = {"name": name, "owner": owner, "node_id": "c1-1", "required": False,
-                "made_of": "?", "address": "", "hostname": "", **more}  # fmt: skip
-        self.actors[name] = _Actor(f"a{self.made}", spec)
-        self.actors[name].is_silent = name in self.born_silent
-        return self.actors[name]
-
-    async def names(self) -> list[str]:
-        return sorted(self.actors)
-
-    async def make(self, spec: dict[str, Any]) -> dict[str, Any]:
-        is_new = spec["name"] not in self.actors
-        actor = self.put(**spec) if is_new else self.actors[spec["name"]]
-        return {"actor_id": actor.actor_id, "is_new": is_new}
-
-    async def describe(self, name: str, timeout_s: float = 3.0) -> dict[str, Any]:
-        self.asked += 1
-        actor = self.actors.get(name)
-        if actor is None:
-            raise RecipientError("unreachable", "there is no such casting node")
-        if actor.is_silent:
-            await anyio.sleep(timeout_s / 10)
-            raise RecipientError("timed_out", "no answer in time")
-        facts = {"actor_id": actor.actor_id, "sending": actor.sending, "port": None, "roots": {},
-                 "reason": None, "inbox": None}  # fmt: skip
-        return {**actor.spec, **facts}
-
-    async def remove(self, name: str, actor_id: str | None) -> bool:
-        actor = self.actors.get(name)
-        if actor is None or actor_id not in {None, actor.actor_id}:
-            return False
-        del self.actors[name]
-        return True
-
-
-class _Daemon:
-    """Its casting nodes, and what they are asked by."""
-
-    def __init__(self, ledger: Ledger) -> None:
-        self.link = _Link()
-        self.in_use: set[str] = set()
-        self.policy = CastingPolicy("/data", 10, 10, {}, 1, 1.0, None, follow=True, patience_s=1.0)
-        self.ledger = ledger
-        self.nodes = self.again()
-
-    def again(self) -> CastingNodes:
-        """Start anew, with the same ledger."""
-        made = CastingNodes(
-            cast("Any", self.link), Records(self.ledger),
-            cast("Any", SimpleNamespace(publish=lambda _fact: None)),
-            lambda: self.policy, lambda: self.in_use,
-        )  # fmt: skip
-        made.restore()
-        return made
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.nodes.run)
-            yield
-            tasks.cancel_scope.cancel()
-
-    async def created(self, name: str) -> _Actor:
-        made = await self.nodes.create(name, Where(), None, required=False)
-        assert made.state == "ready", made
-        return self.link.actors[name]
-
-    def row(self, name: str) -> WantedNode | None:
-        rows = {one.name: one for one in Records(self.ledger).all(WantedNode)}
-        return rows.get(name)
+from castrayd.refusals import ApiError
+from tests.support.placing import ME, OTHER, Placing, until
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Placing]:
     monkeypatch.setattr(nodes, "LOOK_S", 0.02)
     monkeypatch.setattr(others, "LOOK_S", 0.02)
     ledger = Ledger(tmp_path / "ledger")
-    yield _Daemon(ledger)
+    yield Placing(ledger)
     ledger.close()
 
 
-async def _until(is_so: Any) -> None:
-    with anyio.fail_after(5):
-        while not is_so():
-            await anyio.sleep(0.01)
-
-
-async def test_anothers_silent_node_is_never_removed(daemon: _Daemon) -> None:
+async def test_anothers_silent_node_is_never_removed(daemon: Placing) -> None:
     """Ours was on a cluster that is gone; on this one another daemon has the name, and hangs."""
     daemon.link.attach("c1")
     await daemon.created("x")
@@ -169,7 +40,7 @@ async def test_anothers_silent_node_is_never_removed(daemon: _Daemon) -> None:
     assert list(theirs) == ["x"]
 
 
-async def test_one_that_was_never_placed_leaves_anothers_alone(daemon: _Daemon) -> None:
+async def test_one_that_was_never_placed_leaves_anothers_alone(daemon: Placing) -> None:
     """It waits until the other speaks, and is forgotten then."""
     daemon.link.attach("c1")
     theirs = daemon.link.put("x", OTHER)
@@ -181,12 +52,12 @@ async def test_one_that_was_never_placed_leaves_anothers_alone(daemon: _Daemon) 
         assert daemon.link.actors["x"] is theirs
         assert daemon.row("x")
         theirs.is_silent = False
-        await _until(lambda: daemon.row("x") is None)
+        await until(lambda: daemon.row("x") is None)
 
     assert daemon.link.actors["x"] is theirs
 
 
-async def test_ours_that_the_ledger_does_not_know_is_asked(daemon: _Daemon) -> None:
+async def test_ours_that_the_ledger_does_not_know_is_asked(daemon: Placing) -> None:
     """It may be of a time before ids were kept, or made when the session ended."""
     daemon.link.attach("c1")
     daemon.link.put("x", ME)
@@ -194,12 +65,12 @@ async def test_ours_that_the_ledger_does_not_know_is_asked(daemon: _Daemon) -> N
     for name in "xyz":
         await daemon.nodes._wanted.put(WantedNode(name, wanted=False, unwanted_at=9e9))
     async with daemon.running():
-        await _until(lambda: not any(map(daemon.row, "xyz")))
+        await until(lambda: not any(map(daemon.row, "xyz")))
 
     assert list(daemon.link.actors) == ["y"]
 
 
-async def test_ours_is_removed_though_it_is_silent(daemon: _Daemon) -> None:
+async def test_ours_is_removed_though_it_is_silent(daemon: Placing) -> None:
     """Its id tells that it is ours."""
     daemon.link.attach("c1")
     (await daemon.created("x")).is_silent = True
@@ -209,7 +80,7 @@ async def test_ours_is_removed_though_it_is_silent(daemon: _Daemon) -> None:
     assert daemon.row("x") is None
 
 
-async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: _Daemon) -> None:
+async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: Placing) -> None:
     """Its raylet was started anew: the actor is bound to one that does not come back."""
     daemon.link.attach("c1")
     old = await daemon.created("x")
@@ -217,12 +88,12 @@ async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: _Daemon)
     node = daemon.link.attached.nodes.pop("c1-1")
     daemon.link.attached.nodes["new"] = replace(node, node_id="new")
     async with daemon.running():
-        await _until(lambda: daemon.link.actors.get("x") not in {old, None})
+        await until(lambda: daemon.link.actors.get("x") not in {old, None})
 
     assert daemon.link.actors["x"].spec["node_id"] == "new"
 
 
-async def test_deleted_on_another_cluster_it_goes_when_its_own_is_back(daemon: _Daemon) -> None:
+async def test_deleted_on_another_cluster_it_goes_when_its_own_is_back(daemon: Placing) -> None:
     """Meanwhile it is neither shown nor meant, over a restart too."""
     first = daemon.link.attach("c1")
     await daemon.created("x")
@@ -233,13 +104,13 @@ async def test_deleted_on_another_cluster_it_goes_when_its_own_is_back(daemon: _
     daemon.link.attach("c1")
     assert await daemon.nodes.known() == []
     async with daemon.running():
-        await _until(lambda: not first)
+        await until(lambda: not first)
 
     assert daemon.row("x") is None
 
 
 async def test_cluster_that_does_not_come_back_is_waited_for_a_month(
-    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then the row is dropped."""
     daemon.link.attach("c1")
@@ -250,10 +121,10 @@ async def test_cluster_that_does_not_come_back_is_waited_for_a_month(
         await anyio.sleep(0.1)
         assert daemon.row("x")
         monkeypatch.setattr(wanted, "FORGOTTEN_S", -1.0)
-        await _until(lambda: daemon.row("x") is None)
+        await until(lambda: daemon.row("x") is None)
 
 
-async def test_changed_settings_reach_a_node_that_is_idle(daemon: _Daemon) -> None:
+async def test_changed_settings_reach_a_node_that_is_idle(daemon: Placing) -> None:
     """One that a transfer needs, or that sends for others, keeps its old ones until then."""
     daemon.link.attach("c1")
     old = await daemon.created("x")
@@ -265,7 +136,7 @@ async def test_changed_settings_reach_a_node_that_is_idle(daemon: _Daemon) -> No
         await anyio.sleep(0.1)
         assert daemon.link.actors["x"] is old
         old.sending = 0
-        await _until(lambda: daemon.link.actors["x"] is not old)
+        await until(lambda: daemon.link.actors["x"] is not old)
         new = daemon.link.actors["x"]
         await anyio.sleep(0.1)
 
@@ -274,7 +145,7 @@ async def test_changed_settings_reach_a_node_that_is_idle(daemon: _Daemon) -> No
     assert (await daemon.nodes.show("x")).state == "ready"
 
 
-async def test_changed_settings_leave_one_that_has_no_place(daemon: _Daemon) -> None:
+async def test_changed_settings_leave_one_that_has_no_place(daemon: Placing) -> None:
     """Removed, it could not be made again: it stays as it is, and is well."""
     daemon.link.attach("c1")
     old = await daemon.created("x")
@@ -287,11 +158,11 @@ async def test_changed_settings_leave_one_that_has_no_place(daemon: _Daemon) -> 
             assert (await daemon.nodes.show("x")).state == "ready"
         assert daemon.link.actors["x"] is old
         daemon.link.astray = False
-        await _until(lambda: daemon.link.actors.get("x") not in {old, None})
+        await until(lambda: daemon.link.actors.get("x") not in {old, None})
 
 
 async def test_one_of_other_code_is_made_again_after_an_upgrade(
-    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Adopted as it is, then replaced; another daemon's stays."""
     daemon.link.attach("c1")
@@ -300,12 +171,12 @@ async def test_one_of_other_code_is_made_again_after_an_upgrade(
     monkeypatch.setattr("castrayd.casting.specs._code", lambda: "other code")
     daemon.nodes = daemon.again()
     async with daemon.running():
-        await _until(lambda: daemon.link.actors["x"] is not old)
+        await until(lambda: daemon.link.actors["x"] is not old)
 
     assert daemon.link.actors["y"] is theirs
 
 
-async def test_purge_takes_the_hidden_one_too(daemon: _Daemon) -> None:
+async def test_purge_takes_the_hidden_one_too(daemon: Placing) -> None:
     """Nobody else's is touched, and what cannot be removed now is named."""
     daemon.link.attach("c2")
     await daemon.created("far")
@@ -320,7 +191,7 @@ async def test_purge_takes_the_hidden_one_too(daemon: _Daemon) -> None:
     assert set(actors) == {"_theirs", "theirs"}
 
 
-async def test_purged_twice_at_once(daemon: _Daemon) -> None:
+async def test_purged_twice_at_once(daemon: Placing) -> None:
     """One of them finds some gone, which is what it wants."""
     daemon.link.attach("c1")
     for name in "abc":
@@ -332,7 +203,7 @@ async def test_purged_twice_at_once(daemon: _Daemon) -> None:
     assert (daemon.link.actors, await daemon.nodes.all()) == ({}, [])
 
 
-async def test_purge_waits_for_uploads_that_are_sent(daemon: _Daemon) -> None:
+async def test_purge_waits_for_uploads_that_are_sent(daemon: Placing) -> None:
     """Their node would be made again: nothing is removed, or all is."""
     daemon.link.attach("c1")
     await daemon.created("x")
@@ -346,7 +217,7 @@ async def test_purge_waits_for_uploads_that_are_sent(daemon: _Daemon) -> None:
     assert not daemon.link.actors
 
 
-async def test_hidden_one_of_other_settings_is_made_again(daemon: _Daemon) -> None:
+async def test_hidden_one_of_other_settings_is_made_again(daemon: Placing) -> None:
     """Unless it sends."""
     name = f"{daemon.link.hidden}c1-1"
     daemon.link.attach("c1")
@@ -362,7 +233,7 @@ async def test_hidden_one_of_other_settings_is_made_again(daemon: _Daemon) -> No
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-async def test_hidden_one_has_its_ray_node(daemon: _Daemon, is_known: bool) -> None:
+async def test_hidden_one_has_its_ray_node(daemon: Placing, is_known: bool) -> None:
     """A cluster that has started anew may not know of it yet, or take it for dead."""
     daemon.link.attach("c1")
     nodes = daemon.link.attached.nodes
@@ -376,7 +247,7 @@ async def test_hidden_one_has_its_ray_node(daemon: _Daemon, is_known: bool) -> N
     await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
 
 
-async def test_nobody_waits_for_anothers_silent_node(daemon: _Daemon) -> None:
+async def test_nobody_waits_for_anothers_silent_node(daemon: Placing) -> None:
     """What was learnt beside is read; the silent one is not meant until it speaks again."""
     daemon.link.attach("c1")
     frozen = daemon.link.put("frozen", OTHER)
@@ -396,7 +267,7 @@ async def test_nobody_waits_for_anothers_silent_node(daemon: _Daemon) -> None:
 
 
 @pytest.mark.parametrize("theirs", [True, False])
-async def test_silent_node_holds_up_no_other(daemon: _Daemon, theirs: bool) -> None:
+async def test_silent_node_holds_up_no_other(daemon: Placing, theirs: bool) -> None:
     """Whosever it is, and though it is new: others are made, removed and looked after meanwhile."""
     daemon.link.attach("c1")
     await daemon.created("y")
@@ -416,7 +287,7 @@ async def test_silent_node_holds_up_no_other(daemon: _Daemon, theirs: bool) -> N
     assert list(daemon.link.actors) == ["x"]
 
 
-async def test_one_that_was_there_is_not_waited_for_as_a_new_one(daemon: _Daemon) -> None:
+async def test_one_that_was_there_is_not_waited_for_as_a_new_one(daemon: Placing) -> None:
     """It answers soon, or is asked again at the next look: who wants it no more is heard."""
     daemon.link.attach("c1")
     theirs = daemon.link.put("x", OTHER)
@@ -430,7 +301,7 @@ async def test_one_that_was_there_is_not_waited_for_as_a_new_one(daemon: _Daemon
     assert daemon.link.actors["x"] is theirs
 
 
-async def test_what_is_done_about_one_node_is_done_in_turn(daemon: _Daemon) -> None:
+async def test_what_is_done_about_one_node_is_done_in_turn(daemon: Placing) -> None:
     """Made twice at once it is made once; what is removed meanwhile does not come back."""
     daemon.link.attach("c1")
     outcomes: list[object] = []
@@ -456,7 +327,7 @@ async def test_what_is_done_about_one_node_is_done_in_turn(daemon: _Daemon) -> N
 
 
 async def test_bug_in_one_look_is_no_other_nodes_business(
-    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are made as ever."""
     daemon.link.attach("c1")
@@ -472,10 +343,10 @@ async def test_bug_in_one_look_is_no_other_nodes_business(
 
     monkeypatch.setattr(daemon.link, "make", odd)
     async with daemon.running():
-        await _until(lambda: list(daemon.link.actors) == ["x"])
+        await until(lambda: list(daemon.link.actors) == ["x"])
 
 
-async def test_first_look_is_shared_by_those_who_wait(daemon: _Daemon) -> None:
+async def test_first_look_is_shared_by_those_who_wait(daemon: Placing) -> None:
     """Each node is asked once."""
     daemon.link.attach("c1")
     for name in "abc":
