@@ -106,12 +106,13 @@ class Placement:
                 raise
             self._seen.miss(one.name)
         else:
+            self._refuse_anothers(facts)
             self._seen.note(one.name, facts, facts["reason"])
             await self._renew(attachment, one, facts)
 
     async def _renew(self, attachment: Attachment, one: WantedNode, facts: Facts) -> None:
         """Make it again where it is made of other settings, or other code, unless it is needed."""
-        if not self._is_outdated(self._spec(attachment, one), facts) or one.name in self._in_use():
+        if not _is_outdated(self._spec(attachment, one), facts) or one.name in self._in_use():
             return
         try:
             self._place_for(attachment, one)
@@ -120,10 +121,9 @@ class Placement:
         await self._link.remove(one.name, facts["actor_id"])
         await self._place(attachment, one)
 
-    def _is_outdated(self, of: Spec, facts: Facts) -> bool:
-        """Whether a node of ours is to be made again; not while others have it send a file."""
-        is_ours = facts["owner"] == self._link.daemon_id
-        return is_ours and facts.get("made_of") != of["made_of"] and not facts.get("sending")
+    def _refuse_anothers(self, facts: Facts) -> None:
+        if facts["owner"] != self._link.daemon_id:
+            raise _NotPlacedError(f"the name is taken by daemon {facts['owner']}")
 
     async def _place(self, attachment: Attachment, one: WantedNode) -> None:
         """Make it where it belongs, or adopt the one that is there."""
@@ -172,8 +172,7 @@ class Placement:
             if is_elsewhere:  # ours, and its host may be gone for good
                 await self._link.remove(one.name, actor_id)
             raise
-        if facts["owner"] != self._link.daemon_id:
-            raise _NotPlacedError(f"the name is taken by daemon {facts['owner']}")
+        self._refuse_anothers(facts)
         if facts["node_id"] != node_id and one.node_id is not None:
             await self._link.remove(one.name, facts["actor_id"])
             raise _NotPlacedError("it is being moved")  # made where it belongs at the next look
@@ -191,7 +190,8 @@ class Placement:
     async def hidden(self, name: str, node_id: str, roots: Mapping[str, Any]) -> None:
         """See that a node of no public name is there, that has these roots alone.
 
-        Raises `RecipientError`, `ApiError` (`conflict` where the Ray node is not there now).
+        Raises `RecipientError`, `ApiError` (`conflict` where the Ray node is not there now, or
+        the name is another's).
         """
         attachment = self._link.attachment()
         node = attachment.nodes.get(node_id)  # a head that has started anew knows few as yet
@@ -201,7 +201,11 @@ class Placement:
         ready = placed(of, node)
         await self._link.make(ready)
         facts = await self._link.describe(name, PLACE_S)
-        if self._is_outdated(of, facts) and await self._link.remove(name, facts["actor_id"]):
+        try:
+            self._refuse_anothers(facts)
+        except _NotPlacedError as error:
+            raise ApiError(ApiErrorType.CONFLICT, f"{name}: {error}") from None
+        if _is_outdated(of, facts) and await self._link.remove(name, facts["actor_id"]):
             await self._link.make(ready)
             await self._link.describe(name, PLACE_S)
 
@@ -212,3 +216,8 @@ class Placement:
         for name in hidden:
             await self._link.remove(name, None)
         return hidden
+
+
+def _is_outdated(of: Spec, facts: Facts) -> bool:
+    """Whether a node is to be made again; not while others have it send a file."""
+    return facts.get("made_of") != of["made_of"] and not facts.get("sending")

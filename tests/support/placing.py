@@ -14,6 +14,7 @@ from castrayd.casting.wanted import WantedNode, Where
 from castrayd.core.cluster import Node
 from castrayd.ledger import Ledger
 from castrayd.refusals import RecipientError
+from castrayd.telemetry.facts import Fact
 
 __all__ = ("ME", "OTHER", "Actor", "Placing", "until")
 
@@ -108,6 +109,7 @@ class Placing:
     def __init__(self, ledger: Ledger) -> None:
         self.link = _Link()
         self.in_use: set[str] = set()
+        self.told: list[Fact] = []
         self.policy = CastingPolicy("/data", 10, 10, {}, 1, 1.0, None, follow=True, patience_s=1.0)
         self.ledger = ledger
         self.nodes = self.again()
@@ -116,7 +118,7 @@ class Placing:
         """Start anew, with the same ledger."""
         made = CastingNodes(
             cast("Any", self.link), Records(self.ledger),
-            cast("Any", SimpleNamespace(publish=lambda _fact: None)),
+            cast("Any", SimpleNamespace(publish=self.told.append)),
             lambda: self.policy, lambda: self.in_use,
         )  # fmt: skip
         made.restore()

@@ -13,7 +13,8 @@ from castrayd.casting import nodes, others, wanted
 from castrayd.casting.records import Records
 from castrayd.casting.wanted import WantedNode, Where
 from castrayd.ledger import Ledger
-from castrayd.refusals import ApiError
+from castrayd.refusals import ApiError, RecipientError
+from castrayd.telemetry.facts import CasterLost
 from tests.support.placing import ME, OTHER, Placing, until
 
 
@@ -80,6 +81,92 @@ async def test_ours_is_removed_though_it_is_silent(daemon: Placing) -> None:
     assert daemon.row("x") is None
 
 
+async def test_ours_is_known_before_it_answers(daemon: Placing) -> None:
+    """It hangs as it starts: it can be removed, by the id that it was made under."""
+    daemon.link.attach("c1")
+    daemon.link.born_silent = {"x"}
+    made = await daemon.nodes.create("x", Where(), None, required=False)
+    assert (made.state, made.reason) == ("pending", "no answer in time")
+    assert (daemon.row("x") or WantedNode("")).actor_id == daemon.link.actors["x"].actor_id
+    await daemon.nodes.delete("x")
+    assert not daemon.link.actors
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+async def test_anothers_is_not_taken_for_ours(daemon: Placing, was_ready: bool) -> None:
+    """Though the name is wanted, and ours had it: it is theirs now, and stays."""
+    daemon.link.attach("c1")
+    async with daemon.running():
+        if was_ready:
+            await daemon.created("x")
+            await anyio.sleep(0.05)
+        theirs = daemon.link.put("x", OTHER)
+        if not was_ready:
+            await daemon.nodes._wanted.put(WantedNode("x"))
+        await until(lambda: "taken by" in str(daemon.nodes._seen.of("x").reason))
+        shown = await daemon.nodes.show("x")
+        assert (shown.owner, shown.state) == (ME, "lost" if was_ready else "pending")
+        await anyio.sleep(0.1)
+        await daemon.nodes.delete("x")
+
+    assert daemon.link.actors == {"x": theirs}
+
+
+async def test_ours_that_was_never_placed_is_adopted_where_it_is(daemon: Placing) -> None:
+    """The ledger is of a time before it was."""
+    daemon.link.attach("c1")
+    ours = daemon.link.put("x", ME, node_id="c1-2")
+    await daemon.nodes._wanted.put(WantedNode("x"))
+    async with daemon.running():
+        await until(lambda: (daemon.row("x") or WantedNode("")).node_id == "c1-2")
+        # made of nothing that is known, it is made again in the same place
+        await until(lambda: daemon.link.actors.get("x") not in {ours, None})
+
+    assert daemon.link.actors["x"].spec["node_id"] == "c1-2"
+
+
+async def test_ours_in_the_wrong_place_is_moved(daemon: Placing) -> None:
+    """It answers, though its Ray node is gone from the map, and its host has another one."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    node = daemon.link.attached.nodes.pop("c1-1")
+    daemon.link.attached.nodes["new"] = replace(node, node_id="new")
+    async with daemon.running():
+        await until(lambda: daemon.link.actors.get("x") not in {old, None})
+        await until(lambda: (daemon.row("x") or WantedNode("")).node_id == "new")
+
+    assert daemon.link.actors["x"].spec["node_id"] == "new"
+    assert (await daemon.nodes.show("x")).state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("kind", "misses", "is_lost"),
+    [("timed_out", 1, False), ("timed_out", 2, True), ("unreachable", 1, True)],
+)
+async def test_one_answer_that_is_late_is_no_loss(
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch, kind: str, misses: int, is_lost: bool
+) -> None:
+    """Two in a row are, and one that there cannot be; it is ready again when it answers."""
+    daemon.link.attach("c1")
+    describe, left = daemon.link.describe, [RecipientError(kind, "none")] * misses
+
+    async def failing(*asked: Any) -> dict[str, Any]:
+        if left:
+            raise left.pop()
+        return await describe(*asked)
+
+    async with daemon.running():
+        await daemon.created("x")
+        await anyio.sleep(0.05)
+        daemon.told.clear()
+        monkeypatch.setattr(daemon.link, "describe", failing)
+        await until(lambda: not left)
+        await anyio.sleep(0.1)
+
+    assert (await daemon.nodes.show("x")).state == "ready"
+    assert any(isinstance(fact, CasterLost) for fact in daemon.told) is is_lost
+
+
 async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: Placing) -> None:
     """Its raylet was started anew: the actor is bound to one that does not come back."""
     daemon.link.attach("c1")
@@ -124,18 +211,18 @@ async def test_cluster_that_does_not_come_back_is_waited_for_a_month(
         await until(lambda: daemon.row("x") is None)
 
 
-async def test_changed_settings_reach_a_node_that_is_idle(daemon: Placing) -> None:
+@pytest.mark.parametrize("needed", ["in_use", "sending"])
+async def test_changed_settings_reach_a_node_that_is_idle(daemon: Placing, needed: str) -> None:
     """One that a transfer needs, or that sends for others, keeps its old ones until then."""
     daemon.link.attach("c1")
     old = await daemon.created("x")
-    daemon.in_use, old.sending = {"x"}, 1
+    daemon.in_use = {"x"} if needed == "in_use" else set()
+    old.sending = int(needed == "sending")
     daemon.policy = replace(daemon.policy, inbox_messages=20)
     async with daemon.running():
         await anyio.sleep(0.1)
-        daemon.in_use = set()
-        await anyio.sleep(0.1)
         assert daemon.link.actors["x"] is old
-        old.sending = 0
+        daemon.in_use, old.sending = set(), 0
         await until(lambda: daemon.link.actors["x"] is not old)
         new = daemon.link.actors["x"]
         await anyio.sleep(0.1)
@@ -143,6 +230,26 @@ async def test_changed_settings_reach_a_node_that_is_idle(daemon: Placing) -> No
     assert new.spec["inbox_capacity"] == 20
     assert daemon.link.actors["x"] is new
     assert (await daemon.nodes.show("x")).state == "ready"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data_dir": "/elsewhere"},
+        {"dedupe_messages": 20},
+        {"roots": {"shared": {"path": "/shared"}}},
+        {"disk_reserve_bytes": 20},
+    ],
+)
+async def test_each_setting_of_nodes_reaches_them(
+    daemon: Placing, change: dict[str, object]
+) -> None:
+    """They are made of it."""
+    daemon.link.attach("c1")
+    old = await daemon.created("x")
+    daemon.policy = replace(daemon.policy, **change)  # type: ignore[arg-type]
+    async with daemon.running():
+        await until(lambda: daemon.link.actors["x"] is not old)
 
 
 async def test_changed_settings_leave_one_that_has_no_place(daemon: Placing) -> None:
@@ -230,6 +337,17 @@ async def test_hidden_one_of_other_settings_is_made_again(daemon: Placing) -> No
     old.sending = 0
     await daemon.nodes.hidden(name, "c1-1", {})
     assert daemon.link.actors[name].spec["data_dir"] == "/elsewhere"
+
+
+async def test_hidden_one_of_another_is_not_used(daemon: Placing) -> None:
+    """It would send what it likes; and it is not ours to remove."""
+    name = f"{daemon.link.hidden}c1-1"
+    daemon.link.attach("c1")
+    theirs = daemon.link.put(name, OTHER)
+    with pytest.raises(ApiError, match=r"conflict: .* taken by"):
+        await daemon.nodes.hidden(name, "c1-1", {})
+
+    assert daemon.link.actors == {name: theirs}
 
 
 @pytest.mark.parametrize("is_known", [True, False])
