@@ -37,6 +37,7 @@ class _Daemon:
         return self.attached
 
     async def place(self, name: str, _node_id: str, _roots: object) -> None:
+        await anyio.sleep(0.01)
         self.placed.append(name)
 
 
@@ -338,13 +339,17 @@ async def test_slow_disk_holds_up_no_small_reads(
 async def test_sender_is_placed_again_within_an_attachment(
     tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been removed; those who ask at once ask for one."""
+    """It may have been removed; those who ask at once ask for one. By another one, at once."""
     daemon = _Daemon()
     uploads = _uploads(tmp_path, ledger, daemon)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(uploads.sender)
     assert daemon.placed == ["_d-node"]
+    daemon.attached = SimpleNamespace(attached=daemon.attached.attached)
+    await uploads.sender()
+    await uploads.sender()
+    assert daemon.placed == ["_d-node"] * 2  # another attachment's may be on another cluster
     monkeypatch.setattr("castrayd.casting.uploads.LOOK_S", 0.0)
     await uploads.sender()
-    assert daemon.placed == ["_d-node"] * 2
+    assert daemon.placed == ["_d-node"] * 3
