@@ -38,6 +38,7 @@ class _Link:
 
     def __init__(self) -> None:
         self.born_silent: set[str] = set()
+        self.slow_s = 0.0
         self.clusters: dict[str, dict[str, Actor]] = {"c1": {}, "c2": {}}
         self.made = self.asked = 0
         self.attached: Any = None
@@ -79,6 +80,7 @@ class _Link:
         return sorted(self.actors)
 
     async def make(self, spec: dict[str, Any]) -> dict[str, Any]:
+        await anyio.sleep(self.slow_s)
         is_new = spec["name"] not in self.actors
         actor = self.put(**spec) if is_new else self.actors[spec["name"]]
         return {"actor_id": actor.actor_id, "is_new": is_new}
@@ -88,8 +90,10 @@ class _Link:
         actor = self.actors.get(name)
         if actor is None:
             raise RecipientError("unreachable", "there is no such casting node")
+        with anyio.move_on_after(timeout_s / 10):
+            while actor.is_silent:
+                await anyio.sleep(0.01)
         if actor.is_silent:
-            await anyio.sleep(timeout_s / 10)
             raise RecipientError("timed_out", "no answer in time")
         facts = {"actor_id": actor.actor_id, "sending": actor.sending, "port": None, "roots": {},
                  "reason": None, "inbox": None}  # fmt: skip

@@ -133,10 +133,10 @@ async def test_ours_in_the_wrong_place_is_moved(daemon: Placing) -> None:
     daemon.link.attached.nodes["new"] = replace(node, node_id="new")
     async with daemon.running():
         await until(lambda: daemon.link.actors.get("x") not in {old, None})
-        await until(lambda: (daemon.row("x") or WantedNode("")).node_id == "new")
+        await until(lambda: daemon.nodes.counts == (1, 1))
 
     assert daemon.link.actors["x"].spec["node_id"] == "new"
-    assert (await daemon.nodes.show("x")).state == "ready"
+    assert (daemon.row("x") or WantedNode("")).node_id == "new"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +175,8 @@ async def test_ours_of_a_lost_host_is_moved_though_it_is_silent(daemon: Placing)
     node = daemon.link.attached.nodes.pop("c1-1")
     daemon.link.attached.nodes["new"] = replace(node, node_id="new")
     async with daemon.running():
+        await anyio.sleep(1)
+        assert daemon.link.actors["x"] is old  # it is asked for longer than any other
         await until(lambda: daemon.link.actors.get("x") not in {old, None})
 
     assert daemon.link.actors["x"].spec["node_id"] == "new"
@@ -365,25 +367,6 @@ async def test_hidden_one_has_its_ray_node(daemon: Placing, is_known: bool) -> N
     await daemon.nodes.hidden(f"{daemon.link.hidden}c1-1", "c1-1", {})
 
 
-async def test_nobody_waits_for_anothers_silent_node(daemon: Placing) -> None:
-    """What was learnt beside is read; the silent one is not meant until it speaks again."""
-    daemon.link.attach("c1")
-    frozen = daemon.link.put("frozen", OTHER)
-    daemon.link.put("well", OTHER)
-    async with daemon.running():
-        assert {one.name for one in await daemon.nodes.known()} == {"frozen", "well"}
-        frozen.is_silent = True
-        await anyio.sleep(0.5)
-        for _ in range(20):
-            with anyio.fail_after(0.05):
-                assert [one.name for one in await daemon.nodes.known()] == ["well"]
-            await anyio.sleep(0.03)
-        frozen.is_silent = False
-        with anyio.fail_after(5):
-            while len(await daemon.nodes.known()) < 2:
-                await anyio.sleep(0.01)
-
-
 @pytest.mark.parametrize("theirs", [True, False])
 async def test_silent_node_holds_up_no_other(daemon: Placing, theirs: bool) -> None:
     """Whosever it is, and though it is new: others are made, removed and looked after meanwhile."""
@@ -403,6 +386,16 @@ async def test_silent_node_holds_up_no_other(daemon: Placing, theirs: bool) -> N
             await daemon.nodes.delete("y")
 
     assert list(daemon.link.actors) == ["x"]
+
+
+async def test_new_one_has_time_to_begin(daemon: Placing) -> None:
+    """Who asks for it has it when it answers for the first time."""
+    daemon.link.attach("c1")
+    daemon.link.born_silent = {"x"}
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(daemon.created, "x")
+        await anyio.sleep(0.6)
+        daemon.link.actors["x"].is_silent = False
 
 
 async def test_one_that_was_there_is_not_waited_for_as_a_new_one(daemon: Placing) -> None:
@@ -435,13 +428,15 @@ async def test_what_is_done_about_one_node_is_done_in_turn(daemon: Placing) -> N
             for _ in range(5):
                 tasks.start_soon(create)
         assert (daemon.link.made, sorted(map(str, outcomes))) == (1, ["conflict"] * 4 + ["ready"])
-        for _ in range(20):
-            await anyio.sleep(0.013)  # at any moment of a look
+        await daemon.nodes.delete("x")
+        daemon.link.slow_s = 0.03
+        for number in range(15):
+            await daemon.nodes._wanted.put(WantedNode("x"))
+            await anyio.sleep(0.005 * number)  # at any moment of a look
             await daemon.nodes.delete("x")
             assert not daemon.link.actors
-            await anyio.sleep(0.03)
+            await anyio.sleep(0.08)
             assert not daemon.link.actors
-            await daemon.created("x")
 
 
 async def test_bug_in_one_look_is_no_other_nodes_business(
@@ -462,18 +457,6 @@ async def test_bug_in_one_look_is_no_other_nodes_business(
     monkeypatch.setattr(daemon.link, "make", odd)
     async with daemon.running():
         await until(lambda: list(daemon.link.actors) == ["x"])
-
-
-async def test_first_look_is_shared_by_those_who_wait(daemon: Placing) -> None:
-    """Each node is asked once."""
-    daemon.link.attach("c1")
-    for name in "abc":
-        daemon.link.put(name, OTHER)
-    async with anyio.create_task_group() as tasks:
-        for _ in range(10):
-            tasks.start_soon(daemon.nodes.known)
-
-    assert daemon.link.asked == 3
 
 
 def test_rows_of_before_are_read(tmp_path: Path) -> None:
