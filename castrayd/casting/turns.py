@@ -1,8 +1,11 @@
-"""Whose turn it is: transfers in order, so many at once in all, from a node and to one. Pure."""
+"""Whose turn it is: transfers in order, so many at once in all, from a node and to one. Pure.
+
+The first that has to wait for one of its nodes is passed by those behind it, but for a place at
+each of them that is kept for it: it has its turn when some of those that are there have ended.
+"""
 
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final
 
 from castrayd.casting.plans import Transfer
@@ -34,19 +37,21 @@ class Turns:
 
     def take(self) -> list[str]:
         """Give their turn to all that may have it now; returns their ids."""
-        taken = list(self._chosen())
-        if taken:
-            self._waiting = [one for one in self._waiting if one.id not in self._taken]
-        return taken
-
-    def _chosen(self) -> Iterator[str]:
+        taken, kept = [], None
         for one in self._waiting:
             if len(self._taken) >= AT_ONCE:
-                return
+                break
             if self._has_room(one):
                 self._taken[one.id] = one
                 self._count(one, 1)
-                yield one.id
+                taken.append(one.id)
+            elif kept is None:  # its places are kept, or those behind it might pass it for ever
+                kept = one
+                self._count(one, 1)
+        if kept is not None:
+            self._count(kept, -1)
+        self._waiting = [one for one in self._waiting if one.id not in self._taken]
+        return taken
 
     def _has_room(self, one: Transfer) -> bool:
         return self._sending[one.node] < A_NODE and all(

@@ -94,6 +94,28 @@ def test_turns_are_bounded_by_sender_and_recipient() -> None:
     assert (turns.take(), turns.waiting) == (["3"], 0)
 
 
+def test_one_to_many_is_not_passed_for_ever() -> None:
+    """At each of its nodes another one waits whenever one ends; it has its turn all the same."""
+    turns = Turns()
+
+    def add(id_: str, *names: str) -> None:
+        parts = tuple(Part(name) for name in names)
+        turns.add(Transfer(id_, f"{turns.waiting:03}", id_, "f:x", "f:x", parts))
+
+    for id_ in ("b1", "b2", "c1", "c2", "d1", "d2"):
+        add(id_, id_[0])
+    turns.take()
+    add("many", "b", "c", "d")
+    went = []
+    for id_ in ("b1", "b2", "c1", "d1"):
+        add(f"small {id_}", id_[0])
+        turns.leave(id_)
+        went.append(turns.take())
+
+    # one place at each is kept for it, and the others' is not
+    assert went == [[], ["small b1"], [], ["many"]]
+
+
 def _turns(waiting: list[Transfer]) -> Turns:
     turns = Turns()
     for one in reversed(waiting):
