@@ -185,7 +185,11 @@ class CastingSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[casting]: casting nodes."""
 
     data_dir: Annotated[
-        str, Meta(min_length=1, description="on each casting node's host: files and inbox")
+        str,
+        Meta(
+            min_length=1,
+            description="on each casting node's host: files and inbox; a change leaves them behind",
+        ),
     ] = "~/.local/share/castray"
     inbox_messages: Annotated[
         int, Meta(ge=1, le=100_000, description="that wait unacknowledged; more are refused")
