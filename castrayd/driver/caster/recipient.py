@@ -242,7 +242,8 @@ class Recipient:
         return False
 
     def _done(self, result: dict[str, Any]) -> None:
-        self._facts = {key: result[key] for key in ("sha256", "path", "skipped")}
+        # what a node of before has remembered says nothing of skipping
+        self._facts = {key: result.get(key) for key in ("sha256", "path", "skipped")}
         self.tally.verified, self.tally.has_told = result["bytes"], True
         self._turn("done")
 
