@@ -117,7 +117,7 @@ class Course:
         except (RecipientError, ApiError) as error:
             after = await self._interrupted(error, asked_s)
         await self._means.book.settle(after)
-        self._speed.add(monotonic(), after.bytes_verified)
+        self._speed.add(monotonic(), after.bytes_carried)
         if after.state in ACTIVE:
             self._tell(after)
 

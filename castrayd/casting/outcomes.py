@@ -102,6 +102,7 @@ def arrived(part: Part, result: Mapping[str, Any]) -> Part:
         path=result["path"],
         sha256=result["sha256"],
         bytes_verified=result["bytes"],
+        skipped=bool(result.get("skipped")),
         error=None,
     )
 

@@ -72,6 +72,11 @@ class Transfer(Struct, frozen=True):
         """What has been verified at all recipients together."""
         return sum(part.bytes_verified for part in self.parts)
 
+    @property
+    def bytes_carried(self) -> int:
+        """As many, but for what was there before."""
+        return sum(part.bytes_verified for part in self.parts if not part.skipped)
+
 
 def sizes(stores: Iterable[float], rate: int | None) -> tuple[int, int]:
     """Return the bytes of a chunk, and how many chunks may be in flight.

@@ -199,11 +199,13 @@ async def test_host_that_is_gone_fails_its_recipient_alone(
     cluster: RayHead, cluster_python: str, tmp_path: Path
 ) -> None:
     """A raylet that is killed for good: its recipient is unreachable, the others get the file."""
-    before = {raylet.pid for raylet in cluster.raylets}
-    cluster.start_raylet(hostname="lonely")
-    lonely = next(raylet.pid for raylet in cluster.raylets if raylet.pid not in before)
     more = {"patience_s": "6"}
     async with casting(cluster, cluster_python, tmp_path, "--demo-nodes", "3", **more) as daemon:
+        await ready(daemon, 3)  # else one of them might be placed there
+        before = {raylet.pid for raylet in cluster.raylets}
+        await anyio.to_thread.run_sync(lambda: cluster.start_raylet(hostname="lonely"))
+        lonely = next(raylet.pid for raylet in cluster.raylets if raylet.pid not in before)
+        await daemon.wait_status("it", lambda s: s["cluster"]["nodes_alive"] == len(before) + 1)
         body = {"name": "alone", "on": {"hostname": "lonely"}}
         assert (await daemon.post("/api/nodes", body))[0] == 201
         await ready(daemon, 4)
