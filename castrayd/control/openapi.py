@@ -173,7 +173,7 @@ _ROUTES: Final = (
         "Remove all of this daemon's, also the hidden one that sends uploads.",
         PurgeDocument,
         method="delete",
-        errors=(503,),
+        errors=(409, 503),
     ),
     _Route("/api/nodes/{name}", "One.", CastingNodeDocument, parameters=(_NAME,), errors=(404,)),
     _Route(
