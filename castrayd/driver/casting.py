@@ -70,10 +70,9 @@ class Casting:
 
     async def _perform(self, id_: int, work: Work) -> None:
         try:
-            result = await work
+            self._answer(id_, await work)  # which raises where it is no JSON, or too much of it
         except BaseException as error:  # noqa: BLE001  every request is answered
-            result = _failure(error)
-        self._answer(id_, result)
+            self._answer(id_, _failure(error))
 
     async def _make(self, request: dict[str, Any]) -> Answer:
         """Make a node where there is none of its name; says which actor is there then.

@@ -50,8 +50,14 @@ class Wire:
         return b"".join(parts)
 
     def write(self, frame: dict[str, Any]) -> None:
-        """Send one frame; a daemon that is gone is noticed by `read`."""
+        """Send one frame; a daemon that is gone is noticed by `read`.
+
+        Raises what `json.dumps` does, and ValueError for more than the daemon would take: that
+        would be the end of the session.
+        """
         body = json.dumps(frame, separators=(",", ":")).encode()
+        if len(body) > MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {len(body)} bytes")
         try:
             with self._write_lock:
                 self._socket.sendall(_LENGTH.pack(len(body)) + body)

@@ -94,6 +94,7 @@ async def test_stranger_of_a_nodes_name_harms_nobody(
     async with casting(cluster, cluster_python, tmp_path) as daemon:
         await daemon.ask("POST", "/api/nodes", {"name": "x"})
         strange(cluster, cluster_python, "stranger")
+        session = (await daemon.status())["session"]["pid"]
         try:
             await anyio.sleep(3)  # it is among those that are asked
             for to, delivered in (("all", 1), (["stranger", "x"], 1), (["stranger"], 0)):
@@ -102,7 +103,8 @@ async def test_stranger_of_a_nodes_name_harms_nobody(
             assert cast["receipts"][0]["outcome"] == "timed_out"
             assert [one["name"] for one in (await daemon.get("/api/nodes"))["nodes"]] == ["x"]
             assert (await daemon.ask("GET", "/api/nodes/stranger"))[0] == 404
-            assert (await daemon.ask("GET", "/api/nodes/stranger/messages"))[0] == 503
+            for what in ("messages", "files?path=files:"):
+                assert (await daemon.ask("GET", f"/api/nodes/stranger/{what}"))[0] == 503
             body = {"name": "stranger", "required": False}
             code, node = await daemon.ask("POST", "/api/nodes", body)
             assert (code, node["state"]) == (201, "pending")
@@ -110,6 +112,7 @@ async def test_stranger_of_a_nodes_name_harms_nobody(
             with anyio.fail_after(20):  # others are looked after all the same
                 while "x" not in names(cluster, cluster_python):
                     await anyio.sleep(0.2)
+            assert (await daemon.status())["session"]["pid"] == session
         finally:
             killed(cluster, cluster_python, "stranger")
 
