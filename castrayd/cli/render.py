@@ -63,6 +63,8 @@ def _status_rows(status: Document) -> Iterator[tuple[str, str]]:
         versions = f"Python {session['python']}, Ray {session['ray']}"
         yield "session", f"pid {session['pid']}, {versions}"
     yield "namespace", status["namespace"]
+    if casting := _casting(status["casting"], status["transfers"]["active"]):
+        yield "casting", casting
     if attempt := status["attempt"]:
         yield "attempt", _attempt_summary(attempt)
         if attempt["phases"]:
@@ -100,6 +102,18 @@ def _cluster_rows(cluster: Document | None) -> Iterator[tuple[str, str]]:
     cpus = f"{cluster['resources_total'].get('CPU', 0):g} CPU"
     yield "nodes", f"{cluster['nodes_alive']} alive{dead}, {cpus}"
     yield "cluster", f"{cluster['id'] or 'id unknown'}, Ray {cluster['ray_version']}"
+
+
+def _casting(nodes: Document, transfers: int) -> str:
+    """Say how this daemon's nodes stand, and what is sent; nothing where there is nothing."""
+    said = []
+    if wanted := nodes["desired"]:
+        all_ready = nodes["ready"] == wanted
+        count = f"{wanted} ready" if all_ready else f"{nodes['ready']} of {wanted} ready"
+        said.append(count if all_ready else style(count, "yellow"))
+    if transfers:
+        said.append(f"{transfers} transfer{'s' * (transfers > 1)} under way")
+    return ", ".join(said)
 
 
 def _attempt_summary(attempt: Document) -> str:

@@ -56,6 +56,8 @@ _STATUS: dict[str, Any] = {
     },
     "next_retry_in_s": None,
     "warnings": [],
+    "casting": {"desired": 2, "ready": 2},
+    "transfers": {"active": 1},
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ DISCONNECTED: dict[str, Any] = {
     "address": {"url": "head:6379", "source": "config", "mode": "driver"},
     "namespace": "castray", "session": None, "cluster": None, "attempt": FAILED,
     "next_retry_at": AT, "next_retry_in_s": 12.34, "warnings": [],
+    "casting": {"desired": 0, "ready": 0}, "transfers": {"active": 0},
 }  # fmt: skip
 CLUSTER = {
     "id": "c1ce", "ray_version": "2.60.0", "dashboard_url": None, "nodes_alive": 3,
@@ -99,6 +100,17 @@ def test_connected_shows_cluster_and_session_and_no_fault() -> None:
         "             tcp 1.0  init 1000.0  nodes 200.0 ms",
         "  daemon     castrayd 0.1.0, pid 42, up 1 d 1 h",
     ]
+
+
+def test_casting_is_told_where_there_is_any() -> None:
+    """Its own nodes, those that are missing, and what is under way."""
+    for ready, active, told in (
+        (4, 0, "casting    4 ready"),
+        (3, 1, "casting    3 of 4 ready, 1 transfer under way"),
+        (4, 2, "casting    4 ready, 2 transfers under way"),
+    ):
+        more = {"casting": {"desired": 4, "ready": ready}, "transfers": {"active": active}}
+        assert f"  {told}\n" in _status({**CONNECTED, **more})
 
 
 def test_degraded_names_every_reason_the_first_first() -> None:
