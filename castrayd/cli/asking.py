@@ -50,12 +50,12 @@ def fail(code: int, message: str, hint: str | None = None) -> NoReturn:
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def _failures(path: str) -> Iterator[None]:
     """Turn what can go wrong between us and the daemon into messages and exit codes."""
     try:
         yield
     except NoDaemonError as error:
-        fail(EXIT_NO_DAEMON, f"no daemon at {error}", "Start it: castrayd run")
+        fail(EXIT_NO_DAEMON, f"no daemon at {error}", f"Start it: {_start(path)}")
     except ApiRefusedError as error:
         code = EXIT_FORBIDDEN if error.type == "forbidden" else EXIT_FAILED
         where = f" ({error.field})" if error.field else ""
@@ -68,13 +68,29 @@ def _failures() -> Iterator[None]:
             fail(EXIT_FAILED, f"cannot write: {error.strerror}")
 
 
+def _start(path: str) -> str:
+    """Say how the daemon of a socket is started: by systemd, where its unit is installed."""
+    name = path.removeprefix("/run/").removesuffix("/control.sock")
+    service, dash, instance = name.partition("-")
+    unit = f"{service}@" if dash else service
+    places = (f"{folder}/{unit}.service" for folder in _SYSTEM)
+    if service == "castrayd" and any(map(os.path.exists, places)):
+        return f"systemctl start {unit}{instance}"
+    return "castrayd run"
+
+
+_SYSTEM: Final = (
+    "/etc/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system",
+)  # fmt: skip
+
+
 def asks(command: Callable[Concatenate[Session, P], None]) -> Callable[P, None]:
     """Give a command the daemon, and its failures their exit codes."""
 
     @click.pass_obj
     @wraps(command)
     def asking(session: Session, /, *args: P.args, **kwargs: P.kwargs) -> None:
-        with _failures():
+        with _failures(session.client.path):
             command(session, *args, **kwargs)
 
     return asking

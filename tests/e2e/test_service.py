@@ -189,28 +189,37 @@ def test_faulty_settings_are_not_tried_again(service: Machine) -> None:
         service.write("/etc/castrayd/castrayd.toml", good)
 
 
-_SAME_FOLDERS = """
-ReadWritePaths=/run/castrayd /var/lib/castrayd
-Environment=RUNTIME_DIRECTORY=/run/castrayd STATE_DIRECTORY=/var/lib/castrayd
-"""
-
-
-def test_a_second_daemon_is_not_tried_again(service: Machine) -> None:
-    start(service)
-    unit = service.do("systemctl", "cat", "castrayd")
-    own = ("RuntimeDirectory", "StateDirectory")
-    kept = [line for line in unit.splitlines() if not line.startswith(own)]
-    service.write("/etc/systemd/system/another.service", "\n".join(kept))
-    drop_in(service, _SAME_FOLDERS, "another")
+def test_beside_a_daemon_run_by_hand_it_is_not_tried_again(service: Machine) -> None:
+    """And takes nothing from that one, which root has started: folder and socket stay."""
+    service.do("systemd-run", "--unit=by-hand", "castrayd", "run")
+    until(lambda: service.run("castrayctl", "status").returncode == 0, 20, "the one by hand")
+    pid = ctl(service, "status")["daemon"]["pid"]
     try:
-        assert service.run("systemctl", "start", "another").returncode != 0
+        assert service.run("systemctl", "start", "castrayd").returncode != 0
         time.sleep(6)  # longer than RestartSec
-        known = show(service, "another")
+        known = show(service)
         assert (known["ActiveState"], known["ExecMainStatus"]) == ("failed", "73"), known
         assert known["NRestarts"] == "0"
-        assert ctl(service, "status")["state"] == "connected"
+        assert ctl(service, "status")["daemon"]["pid"] == pid
     finally:
-        service.sh("rm -r /etc/systemd/system/another*; systemctl daemon-reload")
+        service.do("systemctl", "stop", "by-hand")
+    done = service.run("castrayctl", "status")
+    assert done.returncode == 3
+    assert "Start it: systemctl start castrayd\n" in done.stderr
+    service.do("systemctl", "start", "castrayd")  # nothing of root's is in its way
+
+
+def test_root_by_hand_before_the_first_start_is_not_in_its_way(service: Machine) -> None:
+    """What it makes in the service's folders is the service's."""
+    good = service.do("cat", "/etc/castrayd/castrayd.toml")
+    service.sh("rm -rf /run/castrayd /var/lib/castrayd")
+    service.write("/etc/castrayd/castrayd.toml", "[ray]\naddres = 'x'\n")
+    assert service.run("systemctl", "start", "castrayd").returncode != 0  # but has its folders
+    service.write("/etc/castrayd/castrayd.toml", good)
+    service.do("systemd-run", "--unit=by-hand", "castrayd", "run")
+    until(lambda: service.run("castrayctl", "status").returncode == 0, 20, "the one by hand")
+    service.do("systemctl", "stop", "by-hand")
+    service.do("systemctl", "start", "castrayd")
 
 
 def test_reload_with_a_good_and_with_a_bad_file(service: Machine) -> None:
