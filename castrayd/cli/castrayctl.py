@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from math import inf
 from typing import Any, ClassVar, Final, TypeVar
 
 import click
@@ -34,19 +35,21 @@ STATES: Final = click.Choice(["disconnected", "discovering", "connected", "degra
 
 
 LONGEST_S: Final = 7 * 86400
+"""Of what is to end at all."""
 
 
-def _timeout(default_s: float) -> Callable[[_C], _C]:
+def _timeout(default_s: float, *, endless: bool = False) -> Callable[[_C], _C]:
     """Make the option that every wait has, in seconds."""
 
     def checked(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-        if not 0 <= value <= LONGEST_S:  # also refuses what is no number at all
+        for_ever = endless and value == inf
+        if not (0 <= value <= LONGEST_S or for_ever):  # also refuses what is no number at all
             raise click.BadParameter(f"{value} is not in the range 0<=x<={LONGEST_S}.")
         return value
 
     return click.option(
         "--timeout", type=float, default=default_s, show_default=True, callback=checked,
-        help="Seconds.",
+        help="Seconds; inf: no limit." if endless else "Seconds.",
     )  # fmt: skip
 
 
@@ -93,7 +96,7 @@ def status(session: Session, expect: str | None) -> None:
 
 @main.command()
 @click.option("--for", "state", type=STATES, required=True)
-@_timeout(60.0)
+@_timeout(60.0, endless=True)
 @asks
 def wait(session: Session, state: str, timeout: float) -> None:
     """Wait until the daemon is in a state; survives its restart. Exit 4 when it takes too long."""

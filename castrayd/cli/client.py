@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
+from math import inf
 from time import monotonic, sleep
 from typing import Any, BinaryIO, Final
 
@@ -130,7 +131,7 @@ class Client:
 
 def _left_s(deadline_s: float | None) -> float | None:
     """How long a socket may wait until then; None for ever, never zero: that means not to wait."""
-    return None if deadline_s is None else max(0.001, deadline_s - monotonic())
+    return None if deadline_s in {None, inf} else max(0.001, deadline_s - monotonic())
 
 
 def _request(method: str, target: str, body: object) -> bytes:

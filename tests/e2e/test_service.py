@@ -246,10 +246,18 @@ def test_reload_with_a_good_and_with_a_bad_file(service: Machine) -> None:
 
 
 def test_what_waits_for_the_attachment_starts_after_it(service: Machine) -> None:
-    service.sh("systemctl stop head; systemctl start --no-block castrayd-online.target")
+    """Though the first start fails, and it is stopped meanwhile."""
+    online, waiting = "castrayd-online.target", "castrayd-wait-online.service"
+    once = "test -e /tmp/once || { touch /tmp/once; exit 1; }"
+    drop_in(service, f"RestartSec=1\nExecStartPre=/bin/sh -c '{once}'")
+    service.sh(f"rm -f /tmp/once; systemctl stop head; systemctl start --no-block {online}")
     until(lambda: show(service)["ActiveState"] == "active", 10, "the service")
-    assert show(service, "castrayd-online.target")["ActiveState"] == "inactive"
+    assert show(service)["NRestarts"] == "1"
+    assert show(service, online)["ActiveState"] == "inactive"
+    service.do("systemctl", "stop", "castrayd")
+    assert show(service, waiting)["ActiveState"] == "inactive"  # and not failed
+    service.sh(f"rm /tmp/once; systemctl start --no-block {online}")
     with_head(service)
-    until(lambda: show(service, "castrayd-online.target")["ActiveState"] == "active", 60, "online")
+    until(lambda: show(service, online)["ActiveState"] == "active", 60, "online")
     assert ctl(service, "status")["state"] == "connected"
-    service.do("systemctl", "stop", "castrayd-online.target", "castrayd-wait-online.service")
+    service.do("systemctl", "stop", online, waiting)

@@ -166,6 +166,7 @@ async def test_exit_code_tells_how_it_went() -> None:
             (("status", "--expect", "disconnected"), 0),
             (("status", "--expect", "connected"), 4),
             (("wait", "--for", "disconnected", "--timeout", "0"), 0),
+            (("wait", "--for", "disconnected", "--timeout", "inf"), 0),
             (("wait", "--for", "connected", "--timeout", "0.2"), 4),
             (("reconnect", "--address", "nope"), 1),
             (("attempts", "../status"), 1),
