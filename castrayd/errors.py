@@ -223,7 +223,7 @@ ERROR_CLASSES: Final[Mapping[ErrorType, ErrorClass]] = MappingProxyType({
     ErrorType.LOCAL_NODE_FORBIDDEN: ErrorClass(
         (Phase.LOCAL_NODE,), _O,
         "The raylet on this host belongs to another user, and its socket is not writable by us.",
-        "Run castrayd as the raylet's user: `castrayd install-units --run-as USER`.",
+        "Run castrayd as the raylet's user: `castrayd install-units --run-as USER`; restart it.",
     ),
     ErrorType.SESSION_SPAWN_FAILED: ErrorClass(
         (Phase.SPAWN,), _T,

@@ -234,7 +234,8 @@ def run_as(uid: int) -> str:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"Run castrayd as uid {uid}, the user that runs the raylet."
-    return f"Run castrayd as the raylet's user: `castrayd install-units --run-as {name}`."
+    command = f"castrayd install-units --run-as {name}"
+    return f"Run castrayd as the raylet's user: `{command}`, then `systemctl restart castrayd`."
 
 
 def _absent(

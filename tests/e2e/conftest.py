@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.administrator import HEAD
+from tests.support.administrator import HEAD, install_units
 from tests.support.machine import Machine, machine
 
 _VENV = """
@@ -77,6 +77,6 @@ def host(wheel: Path) -> Iterator[Machine]:
 @pytest.fixture(scope="module")
 def service(host: Machine) -> Machine:
     """The machine with the service installed for its raylet's user; not started."""
-    host.do("castrayd", "install-units", "--run-as", "ray")
+    install_units(host, "--run-as", "ray")
     host.write("/etc/castrayd/environment", f"RAY_ADDRESS={HEAD}\n")
     return host

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import sys
 import time
 from typing import Any
@@ -11,11 +10,15 @@ from tests.support.machine import Machine
 from tests.support.processes import until
 
 __all__ = (
-    "HEAD", "actors", "casts", "ctl", "drop_in", "journal", "show", "slow_transfer", "start",
-    "start_head", "told", "wait_done", "wait_state", "wait_unit", "with_head",
+    "CASTRAYD", "HEAD", "UNITS", "actors", "casts", "ctl", "drop_in", "install_units", "journal",
+    "moment", "show", "slow_transfer", "start", "start_head", "told", "wait_done", "wait_state",
+    "wait_unit", "with_head",
 )  # fmt: skip
 
 HEAD = "127.0.0.1:6379"
+CASTRAYD = "/opt/castrayd/bin/castrayd"
+"""Where it lies: on nobody's PATH before its units are installed."""
+UNITS = "/usr/local/lib/systemd/system"
 
 _HEAD = """
 [Unit]
@@ -87,10 +90,30 @@ def drop_in(host: Machine, text: str, unit: str = "castrayd") -> None:
     host.do("systemctl", "daemon-reload")
 
 
-def journal(host: Machine, *fields: str, unit: str = "castrayd") -> list[dict[str, Any]]:
-    """What a unit has logged, by field."""
-    command = ["journalctl", "--no-pager", "-o", "json", "-u", unit, *map(shlex.quote, fields)]
+def journal(
+    host: Machine, *fields: str, unit: str = "castrayd", since: str = ""
+) -> list[dict[str, Any]]:
+    """What a unit has logged since a moment, or the machine's own, by field."""
+    since = since or host.since
+    begin = [f"--since={since}"] if since else []
+    command = ["journalctl", "--no-pager", "-o", "json", "-u", unit, *begin, *fields]
     return [json.loads(line) for line in host.do(*command).splitlines()]
+
+
+def moment(host: Machine) -> str:
+    """Now, as the journal has it: right after its last line.
+
+    A cursor would not do: after one that a search does not match, it passes over a line.
+    """
+    host.do("journalctl", "--sync")
+    last = json.loads(host.do("journalctl", "-n", "1", "-o", "json"))
+    seconds, rest = divmod(int(last["__REALTIME_TIMESTAMP"]) + 1, 10**6)
+    return f"@{seconds}.{rest:06}"
+
+
+def install_units(host: Machine, *words: str) -> str:
+    """What installing the units says."""
+    return host.do(CASTRAYD, "install-units", *words)
 
 
 def with_head(host: Machine) -> None:

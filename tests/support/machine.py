@@ -78,6 +78,8 @@ class Machine:
         self._outer: subprocess.Popen[bytes] | None = None
         self._pid = 0
         self._hierarchies = list(_hierarchies())
+        self.since = ""
+        """Where what is asked of the journal begins: a moment, or its beginning."""
 
     def boot(self, boot: str = BOOT) -> None:
         """Boot; returns when its systemd has come up."""
@@ -127,7 +129,7 @@ class Machine:
         if user is not None:
             enter += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         environ = {
-            "PATH": "/opt/castrayd/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": f"/home/{user}" if user else "/root",
             "LANG": "C.UTF-8",
         }
