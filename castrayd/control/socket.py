@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import anyio
+from anyio.abc import SocketAttribute
 
+from castrayd.control.access import peer_of
 from castrayd.control.door import Door
 from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
 from castrayd.lockfile import hold
@@ -82,12 +84,16 @@ def loopback(text: str | None) -> Iterator[socket.socket | None]:
 
 
 async def answers(path: Path) -> None:
-    """Return when whoever listens there has taken a request; waits as long as it takes.
+    """Return when we, who listen there, have taken a request; waits as long as it takes.
 
     One of too many connections is closed at once, which shows as well that somebody is at the
-    door. Raises OSError.
+    door. Raises OSError, also where that is another process: a job of our uid may have put its
+    own socket in the place of ours.
     """
     async with await anyio.connect_unix(path) as stream:
+        pid = peer_of(stream.extra(SocketAttribute.raw_socket)).pid  # noqa: S610  no Django
+        if pid != os.getpid():
+            raise ConnectionError(f"the process {pid} answers at {path}")
         with contextlib.suppress(anyio.EndOfStream, anyio.BrokenResourceError):
             await stream.send(b"GET /api/health/live HTTP/1.1\r\nHost: castrayd\r\n\r\n")
             await stream.receive()

@@ -84,3 +84,53 @@ async def test_pings_stop_with_the_daemon(manager: Manager) -> None:
         assert "WATCHDOG=1" not in manager.listen()[at:]
         os.kill(daemon.pid, signal.SIGCONT)
         await manager.wait("WATCHDOG=1", at)
+
+
+async def test_pings_stop_with_the_supervisor_alone(manager: Manager) -> None:
+    """All else goes on, the control API too: what must move does not."""
+    (manager.path.parent / "sitecustomize.py").write_text(_BLOCK)
+    block = manager.path.parent / "block"
+    environ = {
+        "NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "600000", "BLOCK": str(block),
+        "PYTHONPATH": f"{manager.path.parent}:{os.getcwd()}",
+    }  # fmt: skip
+    async with running_daemon(address=f"127.0.0.1:{free_port()}", environ=environ) as daemon:
+        await manager.wait("WATCHDOG=1")
+        block.touch()
+        await anyio.sleep(0.3)
+        at = len(manager.listen())
+        await anyio.sleep(1)
+        assert "WATCHDOG=1" not in manager.listen()[at:]
+        await daemon.get("/api/health/live")
+        block.unlink()
+        await manager.wait("WATCHDOG=1", at)
+
+
+_BLOCK = """
+import os
+import anyio
+from castrayd.supervisor.supervisor import Supervisor
+made = Supervisor.__init__
+def init(self, *arguments, **named):
+    made(self, *arguments, **named)
+    receive = self._receive.receive
+    async def blocked():
+        while os.path.exists(os.environ["BLOCK"]):
+            await anyio.sleep(0.01)
+        return await receive()
+    self._receive.receive = blocked
+Supervisor.__init__ = init
+"""
+
+
+async def test_pings_stop_with_the_control_socket_alone(manager: Manager) -> None:
+    environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "600000"}
+    async with running_daemon(address=f"127.0.0.1:{free_port()}", environ=environ) as daemon:
+        await manager.wait("WATCHDOG=1")
+        daemon.socket.rename(daemon.folder / "away")
+        await anyio.sleep(0.3)
+        at = len(manager.listen())
+        await anyio.sleep(1)
+        assert "WATCHDOG=1" not in manager.listen()[at:]
+        (daemon.folder / "away").rename(daemon.socket)
+        await manager.wait("WATCHDOG=1", at)

@@ -4,14 +4,19 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from castrayd.control.socket import MAX_PATH_BYTES, claim
+from castrayd.control.socket import MAX_PATH_BYTES, answers, claim
 from castrayd.errors import AlreadyRunningError, SettingsError
+from castrayd.lockfile import hold
 
 ROOT = pytest.mark.lab
 
@@ -84,6 +89,40 @@ def test_locked_is_refused_though_no_socket_is_there(folder: Path) -> None:
         with pytest.raises(AlreadyRunningError), claim(path):
             pass
         assert not path.exists()
+
+
+@ROOT
+def test_what_root_makes_in_anothers_folder_is_that_ones(folder: Path) -> None:
+    """A daemon by hand must not lock out the service, which is that other's."""
+    os.chown(folder, 65534, 65534)
+    lock = hold(folder / "name")
+    os.close(lock)
+    assert (folder / "name.lock").lstat().st_uid == 65534
+
+
+async def test_we_answer_and_nobody_in_our_place(folder: Path) -> None:
+    """A job of our uid may rename our socket and bind its own: that is no sign of our life."""
+    path = folder / "s"
+    with claim(path) as listener:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(answers, path)
+            await anyio.to_thread.run_sync(lambda: _hang_up(listener))
+        path.rename(folder / "ours")
+        code = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+        code += "s.listen(); print(flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            other.stdout.readline()
+            with pytest.raises(ConnectionError, match=f"{other.pid} answers at {path}"):
+                await answers(path)
+            other.communicate(b"\n")
+
+
+def _hang_up(listener: socket.socket) -> None:
+    listener.setblocking(True)
+    listener.accept()[0].close()
 
 
 def test_stale_socket_is_replaced(folder: Path) -> None:
