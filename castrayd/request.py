@@ -49,12 +49,13 @@ class RunRequest:
         """
         settings, warnings = load(self.config, self.environ, self.overrides)
         problems = [*faults(socket_path_of(self, settings), settings.metrics.listen)]
+        passing = not problems  # a group may be unknown for as long as its directory is down
         try:
             access_of(settings)
         except SettingsError as error:
             problems += error.problems
         if problems:
-            raise SettingsError(str(self.config or "settings"), tuple(problems))
+            raise SettingsError(str(self.config or "settings"), tuple(problems), passing=passing)
         return settings, warnings
 
 
