@@ -111,7 +111,7 @@ def state_dir_of(request: RunRequest, settings: Settings) -> Path:
     if not chosen:
         home = request.environ.get("XDG_STATE_HOME") or f"{Path.home()}/.local/state"
         base = "/var/lib/castrayd" if os.geteuid() == 0 else f"{home}/castrayd"
-        chosen = f"{base}/{request.instance}" if request.instance else base
+        chosen = f"{base}-{request.instance}" if request.instance else base
     path = Path(chosen)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
