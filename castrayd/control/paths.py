@@ -55,11 +55,15 @@ def from_systemd(variable: str, environ: Mapping[str, str]) -> str:
 
 
 def _there(path: str) -> bool:
+    """Whether there is one; in /tmp anybody may have put folder, socket or link."""
     try:
-        info = os.stat(path)  # noqa: PTH116  pathlib costs what the rest of castrayctl does
+        # pathlib costs what the rest of castrayctl does
+        if not path.startswith("/tmp/"):  # noqa: S108
+            return bool(os.stat(path))  # noqa: PTH116
+        owners = {os.lstat(one).st_uid for one in (path, path.rpartition("/")[0])}
     except OSError:
         return False
-    return not path.startswith("/tmp/") or info.st_uid == os.geteuid()  # noqa: S108
+    return owners == {os.geteuid()}
 
 
 def _usable(path: str, environ: Mapping[str, str]) -> bool:

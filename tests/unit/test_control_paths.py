@@ -1,6 +1,7 @@
 """Where the control socket is: made by the daemon, found by castrayctl."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,6 +58,21 @@ def test_find_takes_the_socket_that_is_there(
         listener.bind("castrayd-t/control.sock")
 
         assert str(path) == find_socket("t", {"XDG_RUNTIME_DIR": str(tmp_path)})
+
+
+@ROOT
+@pytest.mark.parametrize("link", [False, True])
+def test_find_passes_over_what_a_stranger_has_put_into_tmp(tmp_path: Path, link: bool) -> None:
+    """A folder of somebody else's, or a link to a socket that is ours."""
+    folder = Path(f"/tmp/castrayd-t{os.getpid()}-{UID}")
+    folder.symlink_to(tmp_path) if link else folder.mkdir()
+    try:
+        (folder / "control.sock").touch()
+        assert f"{folder}/control.sock" == find_socket(f"t{os.getpid()}", {})
+        os.chown(folder, 1234, -1, follow_symlinks=False)
+        assert f"/run/castrayd-t{os.getpid()}/control.sock" == find_socket(f"t{os.getpid()}", {})
+    finally:
+        folder.unlink() if link else shutil.rmtree(folder)
 
 
 def test_import_costs_neither_aiohttp_nor_pathlib() -> None:
