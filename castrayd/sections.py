@@ -98,7 +98,10 @@ class SessionSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ControlSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[control]: the control socket, and who may use it."""
 
-    socket: Annotated[str | None, Meta(description="path of the control socket")] = None
+    socket: Annotated[
+        str | None,
+        Meta(description="path of the control socket; the units rely on the default"),
+    ] = None
     write_groups: Annotated[
         tuple[Name, ...], Meta(description="groups that may read and write")
     ] = ()
