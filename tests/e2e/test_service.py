@@ -12,6 +12,7 @@ from tests.support.administrator import (
     ctl,
     drop_in,
     journal,
+    moment,
     show,
     slow_transfer,
     start,
@@ -32,6 +33,7 @@ STOP_S = 10.0
 
 @pytest.fixture(autouse=True)
 def _as_shipped(service: Machine) -> Iterator[None]:
+    service.since = moment(service)  # what another test has caused is no answer
     yield
     service.do("rm", "-rf", "/etc/systemd/system/castrayd.service.d")
     service.sh("systemctl stop castrayd; systemctl reset-failed; systemctl daemon-reload")
@@ -44,7 +46,7 @@ def freeze_gcs(host: Machine, *, thaw: bool = False) -> None:
 
 def stop(host: Machine) -> None:
     """Stop the service as it must stop: within its deadline, by itself, with nothing left."""
-    began = time.monotonic()
+    began, since = time.monotonic(), moment(host)
     host.do("systemctl", "stop", "castrayd")
     assert time.monotonic() - began < STOP_S + 5
     known = show(host)
@@ -53,6 +55,9 @@ def stop(host: Machine) -> None:
     assert known["ActiveState"] == "inactive", known
     left = host.do("ps", "ax", "-ww", "-o", "args")
     assert "/opt/castrayd" not in left, left
+    said = [str(line["MESSAGE"]) for line in journal(host, since=since)]
+    assert any("Stopped" in line for line in said), said
+    assert not any("Killing process" in line or "remains running" in line for line in said), said
 
 
 def test_starts_without_ray_and_attaches_when_it_comes(service: Machine) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from tests.support.administrator import (
     actors,
     ctl,
     drop_in,
+    install_units,
     journal,
+    moment,
     show,
     slow_transfer,
     start,
@@ -28,6 +31,11 @@ SECOND = 6479
 _APART = "--temp-dir=/tmp/ray-b --ray-client-server-port=25001 --dashboard-port=8366 {}".format(
     "--dashboard-agent-listen-port=52466 --dashboard-agent-grpc-port=52467"
 )
+
+
+@pytest.fixture(autouse=True)
+def _from_now_on(service: Machine) -> None:
+    service.since = moment(service)
 
 
 def test_two_instances_on_two_clusters_are_apart_in_everything(service: Machine) -> None:
@@ -89,11 +97,10 @@ def test_an_upgrade_in_the_middle_of_a_transfer_loses_nothing(service: Machine) 
     before, seen = actors(service), ctl(service, "status")
     with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
         install(service, build_wheel(Path(folder), "9.9.9"))
-    assert "wrote" not in service.do("castrayd", "install-units", "--run-as", "ray").replace(
-        "wrote        /usr/local/share/man",
-        "",  # which name the version
-    )
-    service.do("systemctl", "restart", "castrayd")
+    said = install_units(service, "--run-as", "ray")
+    assert "wrote" not in said.replace("wrote        /usr/local/share/man", "")  # by version
+    assert "next: systemctl restart castrayd.service (as user ray)" in said
+    service.do("systemctl", "try-restart", "castrayd", "castrayd@*")
     status = wait_state(service, "connected")
     assert status["daemon"]["version"] == "9.9.9"
     assert status["daemon"]["id"] == seen["daemon"]["id"]
@@ -102,7 +109,7 @@ def test_an_upgrade_in_the_middle_of_a_transfer_loses_nothing(service: Machine) 
     service.do("systemctl", "stop", "castrayd")
 
 
-def test_a_token_as_a_credential_is_seen_by_the_service_alone(service: Machine) -> None:
+def test_a_token_as_a_credential_is_kept_from_other_users(service: Machine) -> None:
     service.do("systemctl", "stop", "head")
     token = "a-token-of-the-cluster-that-nobody-may-see"
     start_head(service, environ=f"RAY_AUTH_MODE=token RAY_AUTH_TOKEN={token}")
@@ -117,6 +124,12 @@ def test_a_token_as_a_credential_is_seen_by_the_service_alone(service: Machine) 
     pid = show(service)["MainPID"]
     assert token not in service.do("cat", f"/proc/{pid}/environ")
     assert token not in json.dumps(journal(service))
+    copy = "/run/credentials/castrayd.service/ray-token"
+    for path in (copy, "/etc/castrayd/ray-token"):
+        refused = service.run("cat", path, user="stranger")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert "Permission denied" in refused.stderr
+    assert service.do("cat", copy, user="ray") == token  # and so any Ray job
     service.do("systemctl", "stop", "castrayd", "head")
     service.sh("rm -rf /etc/systemd/system/castrayd.service.d; systemctl daemon-reload")
 
@@ -146,5 +159,11 @@ def test_a_cluster_started_by_the_service_itself(service: Machine) -> None:
     until(lambda: show(service)["NRestarts"] == "1", 20, "a restart")
     assert wait_state(service, "connected")["address"]["source"] == "local"
     until(lambda: service.run("test", "-e", first).returncode, 10, "the first one's folder to go")
+    # an end that takes longer than systemd would wait is granted the time that it asks for
+    drop_in(service, f"{example}\n{more}\nTimeoutStopSec=1")
+    service.sh("kill -STOP $(pgrep -x gcs_server)")
+    began = time.monotonic()
     service.do("systemctl", "stop", "castrayd")
+    assert time.monotonic() - began > 1.5
+    assert show(service)["Result"] == "success"
     assert service.run("sh", "-c", "ls -d /tmp/ray/session_2*").returncode != 0
