@@ -58,6 +58,8 @@ def install_units(
         else:
             _install(for_user, run_as, prefix, dry_run)
     except OSError as error:
+        if error.filename is None:
+            raise  # `| head`: click knows what to do
         raise click.ClickException(f"{error.filename}: {error.strerror}") from error
 
 
