@@ -20,7 +20,8 @@ from typing import Final, TypeAlias
 
 from castrayd.core.states import Desired
 from castrayd.errors import SettingsError, SettingsProblem
-from castrayd.lockfile import hold, make
+from castrayd.lockfile import hold
+from castrayd.ownership import make_file
 
 __all__ = ("Ledger", "Row", "Wish")
 
@@ -102,7 +103,7 @@ class Ledger:
             return self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        make(self.path)
+        make_file(self.path)
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
         try:
             self._prepare(db)

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final
 import anyio
 
 from castrayd.casting.policy import CastingPolicy
+from castrayd.ownership import make_file, make_folder
 from castrayd.refusals import ApiError, ApiErrorType
 from castrayd.threads import Threads
 
@@ -103,11 +104,15 @@ class Spool:
         return size
 
     async def _write(self, part: str, data: AsyncIterable[bytes]) -> None:
-        await _DISK.run(lambda: self._folder.mkdir(mode=0o700, parents=True, exist_ok=True))
+        await _DISK.run(lambda: self._make(part))
         with (self._folder / part).open("wb", buffering=0) as file:
             async for piece in self._pieces(part, data):
                 await _DISK.run(lambda piece=piece: self._append(file, piece))  # type: ignore[misc]
             await _DISK.run(lambda: os.fsync(file.fileno()))
+
+    def _make(self, part: str) -> None:
+        make_folder(self._folder)
+        make_file(self._folder / part)
 
     async def _pieces(self, part: str, data: AsyncIterable[bytes]) -> AsyncIterator[bytearray]:
         """Gather what comes, as far as it may take room."""
