@@ -18,7 +18,7 @@ from anyio.abc import SocketAttribute
 
 from castrayd.control.access import peer_of
 from castrayd.control.door import Door
-from castrayd.errors import AlreadyRunningError, SettingsError, SettingsProblem
+from castrayd.errors import SettingsError, SettingsProblem
 from castrayd.lockfile import hold
 
 __all__ = ("BACKLOG", "answers", "claim", "faults", "loopback")
@@ -124,9 +124,12 @@ def _make_folder(folder: Path) -> None:
 
 
 def _bind(path: Path) -> socket.socket:
-    """Bind anew; what is in the way is stale, or somebody else's live socket, or no socket."""
+    """Bind anew; what is in the way is stale, or somebody else's live socket, or no socket.
+
+    Whoever listens there is no castrayd, for it has not the lock that we have: it may go.
+    """
     if _lives(path):
-        raise AlreadyRunningError(str(path))
+        raise _unusable(path, "another process listens there", passing=True)
     listener = Door()
     try:
         if path.is_socket():
@@ -162,5 +165,5 @@ def _remove(path: Path, ours: os.stat_result) -> None:
             path.unlink()
 
 
-def _unusable(path: Path, why: str) -> SettingsError:
-    return SettingsError("control socket", (SettingsProblem(str(path), why),))
+def _unusable(path: Path, why: str, *, passing: bool = False) -> SettingsError:
+    return SettingsError("control socket", (SettingsProblem(str(path), why),), passing=passing)

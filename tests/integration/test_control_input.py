@@ -224,7 +224,6 @@ async def test_stale_socket_is_replaced() -> None:
         ([], "[ray]\nadress = 'x'\n[log]\nlevel = 'loud'\n", "ray.adress"),
         ([], "[ray]\naddress = 'nonsense'\n", "ray.address"),
         (["--address=nonsense"], "", "host:port"),
-        ([], "[control]\nread_groups = ['no-such-group']\n", "no-such-group"),
     ],
 )
 def test_bad_start_is_exit_78(arguments: list[str], config: str, says: str, tmp_path: Path) -> None:
