@@ -93,13 +93,17 @@ _SHAPES: Final[Mapping[str, Any]] = {
     "file_abandon": _Abandoned,
 }
 """By method; of others the answer is not read."""
+_KEPT: Final = frozenset({"describe", "send", "sending", "file_abandon"})
+"""In the ledger, in part. A file's name may be no text, and is shown as far as it is."""
 
 
 def checked(method: str, answer: Any) -> Any:  # noqa: ANN401
     """Return an answer as it is. Raises `RecipientError` (`internal`) for one of another shape."""
     try:
         msgspec.convert(answer, _SHAPES.get(method, Any))
-    except msgspec.ValidationError as error:
+        if method in _KEPT:
+            msgspec.json.encode(answer)  # half a character cannot be
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise _senseless(method, str(error)) from error
     return answer
 

@@ -19,6 +19,9 @@ __all__ = ("PREFIX", "Casting")
 PREFIX = "cast."
 """Of the operations that come here."""
 
+DEEPEST = 20
+"""Of what is in what an actor answers: the daemon would take it with another stack than ours."""
+
 Answer = dict[str, Any]
 Work = Coroutine[Any, Any, Answer]
 
@@ -70,7 +73,9 @@ class Casting:
 
     async def _perform(self, id_: int, work: Work) -> None:
         try:
-            self._answer(id_, await work)  # which raises where it is no JSON, or too much of it
+            result = await work
+            _refuse_deep(result, DEEPEST)
+            self._answer(id_, result)  # which raises where it is no JSON, or too much of it
         except BaseException as error:  # noqa: BLE001  every request is answered
             self._answer(id_, _failure(error))
 
@@ -174,6 +179,15 @@ class Casting:
             if self._handles.get(actor) is handle:
                 del self._handles[actor]
             raise
+
+
+def _refuse_deep(value: Any, left: int) -> None:
+    if not isinstance(value, dict | list | tuple):
+        return
+    if not left:
+        raise ValueError("its answer is nested too deep")
+    for one in value.values() if isinstance(value, dict) else value:
+        _refuse_deep(one, left - 1)
 
 
 def _found(actor: str) -> Any:

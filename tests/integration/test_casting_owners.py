@@ -105,6 +105,9 @@ async def test_stranger_of_a_nodes_name_harms_nobody(
             assert (await daemon.ask("GET", "/api/nodes/stranger"))[0] == 404
             for what in ("messages", "files?path=files:"):
                 assert (await daemon.ask("GET", f"/api/nodes/stranger/{what}"))[0] == 503
+            by_udp = {"from": "stranger", "to": ["udp:127.0.0.1:9"], "body": 1}
+            code, cast = await daemon.ask("POST", "/api/messages", by_udp)
+            assert (code, cast["receipts"][0]["outcome"]) == (200, "timed_out")
             body = {"name": "stranger", "required": False}
             code, node = await daemon.ask("POST", "/api/nodes", body)
             assert (code, node["state"]) == (201, "pending")

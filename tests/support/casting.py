@@ -40,7 +40,7 @@ ray.kill(ray.get_actor("castray:1:" + sys.argv[2]), no_restart=True)
 """
 
 _STRANGE = """
-import ray, sys
+import json, ray, sys
 ray.init(sys.argv[1], namespace="castray", log_to_driver=False, configure_logging=False)
 class Stranger:
     def describe(self):
@@ -51,6 +51,8 @@ class Stranger:
         return {"messages": "x" * (70 << 20)}
     def files(self, *_):
         return {1}
+    def datagram(self, *_):
+        return json.loads("[" * 900 + "]" * 900)
     def host(self):
         return 1
 named = dict(name="castray:1:" + sys.argv[2], lifetime="detached", num_cpus=0)

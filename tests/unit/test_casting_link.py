@@ -76,6 +76,7 @@ async def test_node_describes_itself_wholly(other: dict[str, Any]) -> None:
         ("sending", None, {}),
         ("sending", PROGRESS, PROGRESS | {"recipients": [ROW | {"bytes_sent": None}]}),
         ("sending", PROGRESS | {"error": None}, PROGRESS | {"error": {"type": "gone"}}),
+        ("sending", PROGRESS | {"error": None}, PROGRESS | {"sha256": "\ud800"}),
         ("send", PROGRESS | {"identity": {"mtime_ns": 7}}, PROGRESS | {"identity": 7}),
         ("file_abandon", {}, None),
         (

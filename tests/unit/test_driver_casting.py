@@ -30,6 +30,15 @@ for name, error in {"unknown": ValueError("no such"), "unseen": GetTimeoutError(
         casting._found("castray:1:x")
     except Exception as caught:
         found[name] = casting._failure(caught)["error"]["type"]
+for name, depth in {"flat": 19, "deep": 20, "deeper": 50_000}.items():
+    answer = []
+    for _ in range(depth):
+        answer = [answer]
+    try:
+        casting._refuse_deep(answer, casting.DEEPEST)
+        found[name] = None
+    except ValueError as caught:
+        found[name] = casting._failure(caught)["error"]["type"]
 print(json.dumps(found))
 """
 
@@ -46,4 +55,7 @@ def test_call_that_was_under_way_is_never_unreachable() -> None:
         "other": "internal",
         "unknown": "unreachable",
         "unseen": "unreachable",
+        "flat": None,
+        "deep": "internal",
+        "deeper": "internal",
     }

@@ -41,7 +41,8 @@ METHODS = {
     "messages": ("deliver",),
     "read": ("read",),
 }
-"""Which method runs in which group. What a disk or a name server may hold up is not in control."""
+"""Which method runs in which group. What another disk than the inbox's, or a name server, may
+hold up is not in control."""
 _TOLD = ("name", "owner", "required", "address", "hostname", "made_of")
 """Of what it was made of, what it tells."""
 _ENDED_KEPT = 100
