@@ -65,6 +65,8 @@ class Course:
         self._silent_s: float | None = None
         """Since when the sender gives no good answer by this attachment."""
         self._told_s = float("-inf")
+        self._is_misled = False
+        """Whether the sender has just told of an end, which is none if there is another look."""
 
     @property
     def transfer(self) -> Transfer:
@@ -91,12 +93,15 @@ class Course:
 
     async def _pause(self) -> None:
         """Wait until the next look is due, or the sender says that it has come to its end."""
+        began_s = monotonic()
         with anyio.move_on_after(LOOK_S):
-            if self.transfer.state == "running":
+            if self.transfer.state == "running" and not self._is_misled:
                 with contextlib.suppress(RecipientError, ApiError):
                     sender, _ = await self._source(self.transfer)
                     await self._means.link.call(sender, "ended", self.id, LOOK_S, timeout_s=ASK_S)
+                    self._is_misled = monotonic() - began_s < LOOK_S / 2  # if it has not ended now
                     return
+            self._is_misled = False
             await anyio.sleep(LOOK_S)
 
     def pace(self) -> tuple[float | None, float | None]:

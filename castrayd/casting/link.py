@@ -10,8 +10,11 @@ from castrayd.session.bundle import Row
 from castrayd.supervisor.attachment import Attachment
 from castrayd.supervisor.service import AttachmentService
 
-__all__ = ("ASK_S", "HIDDEN", "PLACE_S", "Link")
+__all__ = ("ASK_S", "HIDDEN", "NAME", "PLACE_S", "Link")
 
+NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$(?!\n)"
+"""What a casting node may be called: nothing that could be taken for anything else. Python's `$` is
+also before a last line break."""
 HIDDEN: Final = "_"
 """What names of nodes begin with that are nobody's recipients."""
 

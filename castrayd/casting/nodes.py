@@ -99,7 +99,8 @@ class CastingNodes:
 
         async def tend(name: str) -> None:
             async with limit, self._turn(name):
-                if one := self._wanted.find(name):
+                one = self._wanted.find(name)
+                if one and attachment is self._link.find():  # others may have been waited for
                     await self._placement.tend(attachment, one)
 
         async with anyio.create_task_group() as tasks:
@@ -179,20 +180,24 @@ class CastingNodes:
         would be made again; `busy` where the cluster does not tell what there is.
         """
         self._link.attachment()
-        if self._link.hidden in self._in_use():
-            message, hint = "an upload is being sent", "Wait for its transfer, or cancel it."
-            raise ApiError(ApiErrorType.CONFLICT, message, hint)
+        self._refuse_while_uploads_are_sent()
+        mine = [one.name for one in await self.all() if one.owner == self._link.daemon_id]
+        for name in mine:
+            with contextlib.suppress(ApiError):  # another one was quicker
+                await self.delete(name)
+        self._refuse_while_uploads_are_sent()  # one may have been accepted meanwhile
         try:
             hidden = await self._placement.clear_hidden()
         except RecipientError as error:
             message = f"the cluster does not answer: {error.message}"
             raise ApiError(ApiErrorType.BUSY, message) from error
-        mine = [one.name for one in await self.all() if one.owner == self._link.daemon_id]
-        for name in mine:
-            with contextlib.suppress(ApiError):  # another one was quicker
-                await self.delete(name)
         left = [one.name for one in self._wanted.every()]
         return PurgeDocument([name for name in (*hidden, *mine) if name not in left], left)
+
+    def _refuse_while_uploads_are_sent(self) -> None:
+        if self._link.hidden in self._in_use():
+            message, hint = "an upload is being sent", "Wait for its transfer, or cancel it."
+            raise ApiError(ApiErrorType.CONFLICT, message, hint)
 
     async def _lost(self, name: str) -> WantedNode:
         """Return a node of ours that the ledger has lost. Raises `ApiError` as `delete` does."""
@@ -201,7 +206,8 @@ class CastingNodes:
             raise _unknown(name)
         if owner != self._link.daemon_id:
             raise _taken(name, owner)
-        return WantedNode(name)
+        cluster_id = self._link.attachment().attached.facts.cluster_id
+        return WantedNode(name, cluster_id=cluster_id)
 
     async def demo(self, count: int) -> None:
         """Want `demo_node_1` to `demo_node_N`, spread over the cluster, each with a UDP port."""

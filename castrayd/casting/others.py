@@ -1,25 +1,34 @@
 """The casting nodes of other daemons: asked beside everything else, so that nobody waits for one.
 
 Who needs to know reads what was said last. A node that is silent is known no more, until it speaks.
+While nobody needs to know nobody is asked, for on each of many hosts a daemon would ask all others.
 """
 
 import contextlib
+import re
 from collections.abc import Container, Iterable, Mapping
 from itertools import islice
+from time import monotonic
 from typing import Any, Final
 
 import anyio
 import structlog
 
-from castrayd.casting.link import HIDDEN, Link
+from castrayd.casting.link import NAME, Link
 from castrayd.refusals import ApiError, RecipientError
 from castrayd.supervisor.attachment import Attachment
 
 __all__ = ("Others",)
 
 LOOK_S: Final = 2.0
+NEEDED_S: Final = 60.0
+"""For so long after somebody needed to know it is looked again and again."""
+FRESH_S: Final = 10.0
+"""Older than this, a look is waited for: at the new ones, of which one may be silent."""
 AT_ONCE: Final = 20
-"""Asked at one look, beside those that are new: with many nodes each is asked more seldom."""
+"""Asked at one look, beside those that are new: with many nodes each is asked more seldom. Also
+how many are asked side by side."""
+_NAME: Final = re.compile(NAME)
 
 Facts = Mapping[str, Any]
 log = structlog.get_logger("castrayd.casting")
@@ -38,6 +47,8 @@ class Others:
         self._attachment: Attachment | None = None
         """By which `_known` was learnt."""
         self._turn = anyio.Lock()
+        self._needed_s = float("-inf")
+        self._looked_s = float("-inf")
         self._looks = 0
         self._looked: Attachment | None = None
         """By which the last look was, whether it succeeded or not."""
@@ -52,43 +63,52 @@ class Others:
         while True:
             try:
                 async with self._turn:
-                    await self._look()
+                    if monotonic() - self._needed_s < NEEDED_S:
+                        await self._look(AT_ONCE)
             except Exception as error:
                 log.error("a look at others' casting nodes failed by a bug", exc_info=error)
             await anyio.sleep(LOOK_S)
 
     async def filled(self) -> None:
-        """Wait for a first look by this attachment, and share it; it is not waited for again."""
+        """Wait for a first look by this attachment, or after a long time, and share it."""
         attachment, before = self._link.find(), self._looks
-        if self._attachment is attachment:
+        self._needed_s = monotonic()
+        if self._attachment is attachment and self._needed_s - self._looked_s < FRESH_S:
             return
         async with self._turn:
             if self._looks == before or self._looked is not attachment:
-                await self._look()
+                await self._look(0)
 
-    async def _look(self) -> None:
+    async def _look(self, again: int) -> None:
+        """Ask all that are new, and so many of the others."""
         attachment = self._link.find()
         if attachment is None or attachment is not self._attachment:
             self._known, self._asked, self._attachment = {}, {}, None
         if attachment is not None:
             with contextlib.suppress(RecipientError, ApiError):
-                await self._learn(await self._link.names())
+                await self._learn(await self._link.names(), again)
                 self._attachment = attachment
-        self._looks += 1
+        self._looks, self._looked_s = self._looks + 1, monotonic()
         self._looked = attachment
 
-    async def _learn(self, names: Iterable[str]) -> None:
-        """Ask those that are new, and some of the rest in turn; forget who is gone."""
-        there = {name for name in names if name not in self._own and not name.startswith(HIDDEN)}
+    async def _learn(self, names: Iterable[str], count: int) -> None:
+        """Ask those that are new, and so many of the rest in turn; forget who is gone."""
+        there = {name for name in names if name not in self._own and _NAME.fullmatch(name)}
         for name in self._asked.keys() - there:
             del self._asked[name]
             self._known.pop(name, None)
-        again = list(islice(self._asked, AT_ONCE))
+        again = list(islice(self._asked, count))
+        limit = anyio.CapacityLimiter(AT_ONCE)
+
+        async def hear(name: str) -> None:
+            async with limit:
+                await self._hear(name)
+
         async with anyio.create_task_group() as tasks:
             for name in (*again, *sorted(there - self._asked.keys())):
                 self._asked.pop(name, None)
                 self._asked[name] = None
-                tasks.start_soon(self._hear, name)
+                tasks.start_soon(hear, name)
 
     async def _hear(self, name: str) -> None:
         facts = await self.ask(name)

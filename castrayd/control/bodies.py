@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from msgspec import Meta, Struct, field
 
 from castrayd.casting.documents import CastingNodeDocument, GroupDocument, TransferDocument
+from castrayd.casting.link import NAME
 from castrayd.casting.targets import Labels
 from castrayd.refusals import ApiErrorType
 from castrayd.supervisor.documents import AttemptDocument, NodeDocument
@@ -126,7 +127,7 @@ class NodeList(Struct):
     nodes: list[NodeDocument]
 
 
-CasterName: TypeAlias = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+CasterName: TypeAlias = Annotated[str, Meta(pattern=NAME)]
 """Of a casting node, and of a group."""
 
 

@@ -68,6 +68,37 @@ async def test_new_one_of_many_is_known_at_once(daemon: Placing) -> None:
         assert daemon.link.asked - before <= 140
 
 
+async def test_nobody_is_asked_while_nobody_needs_to_know(
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who needs to know then hears at once of those that are new, whoever is silent meanwhile."""
+    monkeypatch.setattr(others, "NEEDED_S", 0.1)
+    monkeypatch.setattr(others, "FRESH_S", 0.2)
+    daemon.link.attach("c1")
+    daemon.link.put("old", OTHER)
+    async with daemon.running():
+        await anyio.sleep(0.1)
+        assert daemon.link.asked == 0
+        await _until_named(daemon, "old")
+        await anyio.sleep(0.3)
+        before = daemon.link.asked
+        daemon.link.put("new", OTHER)
+        daemon.link.actors["old"].is_silent = True
+        await anyio.sleep(0.1)
+        assert daemon.link.asked == before
+        with anyio.fail_after(0.05):
+            assert await _named(daemon) == {"old", "new"}
+        await _until_named(daemon, "new")
+
+
+async def test_what_is_no_name_is_no_node(daemon: Placing) -> None:
+    """A cast to all would send a datagram to the first."""
+    daemon.link.attach("c1")
+    for name in ("udp:192.0.2.1:53", "group:x", "a\x1b[2J", "a\n", "", "a" * 65):
+        daemon.link.put(name, OTHER)
+    assert await _named(daemon) == set()
+
+
 async def test_nobody_is_known_by_another_attachment(daemon: Placing) -> None:
     """Not even until the next look."""
     daemon.link.attach("c1")

@@ -326,6 +326,26 @@ async def test_purge_waits_for_uploads_that_are_sent(daemon: Placing) -> None:
     assert not daemon.link.actors
 
 
+async def test_upload_that_is_sent_meanwhile_ends_a_purge(
+    daemon: Placing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its node is not told to be gone."""
+    hidden = f"{daemon.link.hidden}c1-1"
+    daemon.link.attach("c1")
+    await daemon.created("x")
+    await daemon.nodes.hidden(hidden, "c1-1", {})
+    delete = daemon.nodes.delete
+
+    async def accepted(name: str) -> None:
+        daemon.in_use = {daemon.link.hidden}
+        await delete(name)
+
+    monkeypatch.setattr(daemon.nodes, "delete", accepted)
+    with pytest.raises(ApiError, match="conflict"):
+        await daemon.nodes.purge()
+    assert hidden in daemon.link.actors
+
+
 async def test_hidden_one_of_other_settings_is_made_again(daemon: Placing) -> None:
     """Unless it sends."""
     name = f"{daemon.link.hidden}c1-1"

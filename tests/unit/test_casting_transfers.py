@@ -270,6 +270,15 @@ async def test_end_is_seen_at_once() -> None:
         assert monotonic() - began_s < 0.2  # a look beside the large one comes later
 
 
+async def test_end_that_is_none_is_not_asked_for_again_and_again() -> None:
+    async with carried() as (transfers, cluster):
+        cluster.misleads = True
+        await became(transfers, await sent(transfers), "running")
+        before = len(cluster.calls)
+        await anyio.sleep(1.0)
+        assert len(cluster.calls) - before < 30
+
+
 @pytest.mark.parametrize(
     "other", [{"bytes_total": 101}, {"sha256": OTHER}, {"identity": {"size": 100, "mtime_ns": 8}}]
 )
