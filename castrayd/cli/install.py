@@ -75,6 +75,8 @@ def _install(for_user: bool, run_as: str | None, prefix: Path, dry_run: bool) ->
             _make_ready(account)
     for one in _placed(for_user, account, prefix):
         one.put(dry_run=dry_run)
+    for path in _before_ours(for_user) if live else ():
+        say("overridden", f"by {path}")
     if live and not dry_run:
         _after(account, for_user)
 
@@ -111,6 +113,12 @@ def _placed(for_user: bool, account: str, prefix: Path) -> Iterator[File | Link]
     """Yield what is to be there, below the prefix."""
     for one in _user_files() if for_user else _system_files(account):
         yield replace(one, path=prefix / one.path.relative_to("/"))
+
+
+def _before_ours(for_user: bool) -> list[Path]:  # noqa: FBT001
+    """Name what systemd takes in place of a unit of ours: an administrator's, or a mask."""
+    base = Path.home() / ".config/systemd/user" if for_user else Path("/etc/systemd/system")
+    return [base / name for name in UNITS if (base / name).exists()]
 
 
 def _system_files(account: str) -> Iterator[File | Link]:

@@ -1,6 +1,6 @@
 """What `install-units` puts on a host and takes away again: files, links, and a line for each.
 
-Nothing of an administrator's own is ever overwritten or removed.
+Nothing of an administrator's own is ever overwritten or removed, but for a link that leads nowhere.
 """
 
 import subprocess

@@ -239,6 +239,7 @@ _ROUTES: Final = (
             _NAME,
             _query("once", _SWITCH, "It is for one transfer, and goes when all have it."),
         ),
+        errors=(409,),
     ),
     _Route(
         "/api/uploads/{name}",
