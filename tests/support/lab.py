@@ -16,6 +16,7 @@ from tests.support.processes import MARK, kill, marked, new_mark, reap_marked, u
 __all__ = ("Host", "Lab", "lab")
 
 START_S = 60.0
+STORE_BYTES = 500_000_000
 GCS = "10.77.0.1:6379"
 _OWN = """
 hostname {name}
@@ -83,6 +84,23 @@ class Host:
         """What its link has carried from it."""
         return int(self.output("cat", "/sys/class/net/eth0/statistics/tx_bytes"))
 
+    def limit(self, rate: str) -> None:
+        """Have its link carry no more from it, as tc(8) writes rates."""
+        shaped = ["rate", rate, "burst", "2mb", "latency", "50ms"]
+        command = [
+            "tc",
+            "-n",
+            self.netns,
+            "qdisc",
+            "replace",
+            "dev",
+            "eth0",
+            "root",
+            "tbf",
+            *shaped,
+        ]
+        subprocess.run(command, check=True, capture_output=True)
+
     def end(self) -> None:
         """End it, as a power cut does."""
         if self._init is not None:
@@ -100,10 +118,11 @@ class Host:
 class Lab:
     """Several hosts and the Ray cluster that they form; the first has its head."""
 
-    def __init__(self, hosts: list[Host], python: str) -> None:
+    def __init__(self, hosts: list[Host], python: str, store: int) -> None:
         self.hosts = hosts
         self.address = GCS
         self._python = python
+        self._store = f"--object-store-memory={store}"
 
     def start_ray(self) -> None:
         """Start the head, then the others; returns when all are alive."""
@@ -120,7 +139,7 @@ class Lab:
         return host.run(
             self._python, "-c", "from ray.scripts.scripts import main; main()",
             "start", *where, f"--node-ip-address={host.address}", "--num-cpus=1",
-            "--object-store-memory=500000000", "--disable-usage-stats", "--block",
+            self._store, "--disable-usage-stats", "--block",
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -146,7 +165,7 @@ def _ip(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def lab(count: int, python: str, data: Path) -> Iterator[Lab]:
+def lab(count: int, python: str, data: Path, store: int = STORE_BYTES) -> Iterator[Lab]:
     """So many hosts, a Ray cluster on them; leaves nothing behind."""
     mark, switch = new_mark(), f"cast-{os.getpid()}-sw"
     hosts = [Host(number, mark, data) for number in range(1, count + 1)]
@@ -158,7 +177,7 @@ def lab(count: int, python: str, data: Path) -> Iterator[Lab]:
         for number, host in enumerate(hosts, 1):
             _connect(host, number, switch)
             host.start()
-        made = Lab(hosts, python)
+        made = Lab(hosts, python, store)
         made.start_ray()
         yield made
     finally:
