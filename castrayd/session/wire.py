@@ -40,7 +40,7 @@ class Wire:
             frame = json.loads(await self._reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise WireError(str(error)) from error
         if not isinstance(frame, dict):
             message = "a frame that is no object"
