@@ -99,19 +99,15 @@ class Others:
             self._known.pop(name, None)
         again = list(islice(self._asked, count))
         limit = anyio.CapacityLimiter(AT_ONCE)
-
-        async def hear(name: str) -> None:
-            async with limit:
-                await self._hear(name)
-
         async with anyio.create_task_group() as tasks:
             for name in (*again, *sorted(there - self._asked.keys())):
                 self._asked.pop(name, None)
                 self._asked[name] = None
-                tasks.start_soon(hear, name)
+                tasks.start_soon(self._hear, name, limit)
 
-    async def _hear(self, name: str) -> None:
-        facts = await self.ask(name)
+    async def _hear(self, name: str, limit: anyio.CapacityLimiter) -> None:
+        async with limit:
+            facts = await self.ask(name)
         if facts is None:
             self._known.pop(name, None)
         else:

@@ -177,16 +177,20 @@ if sys.argv and "castrayd" in (sys.orig_argv[1] if len(sys.orig_argv) > 1 else "
 """
 
 
+def _fails_for_good(host: Machine, code: str) -> None:
+    """Start the service: it ends with that code, and is not started again."""
+    assert host.run("systemctl", "start", "castrayd").returncode != 0
+    time.sleep(6)  # longer than RestartSec
+    known = show(host)
+    assert (known["ActiveState"], known["ExecMainStatus"]) == ("failed", code), known
+    assert known["NRestarts"] == "0"
+
+
 def test_faulty_settings_are_not_tried_again(service: Machine) -> None:
     good = service.do("cat", "/etc/castrayd/castrayd.toml")
     service.write("/etc/castrayd/castrayd.toml", "[ray]\naddres = 'x'\n[log]\nlevel = 'loud'\n")
     try:
-        assert service.run("systemctl", "start", "castrayd").returncode != 0
-        time.sleep(6)  # longer than RestartSec
-        known = show(service)
-        assert known["ActiveState"] == "failed"
-        assert known["ExecMainStatus"] == "78"
-        assert known["NRestarts"] == "0"
+        _fails_for_good(service, "78")
         shown = service.run("systemctl", "status", "castrayd").stdout
         assert "ray.addres: no such setting; did you mean 'address'?" in shown
         assert "log.level" in shown
@@ -200,11 +204,7 @@ def test_beside_a_daemon_run_by_hand_it_is_not_tried_again(service: Machine) -> 
     until(lambda: service.run("castrayctl", "status").returncode == 0, 20, "the one by hand")
     pid = ctl(service, "status")["daemon"]["pid"]
     try:
-        assert service.run("systemctl", "start", "castrayd").returncode != 0
-        time.sleep(6)  # longer than RestartSec
-        known = show(service)
-        assert (known["ActiveState"], known["ExecMainStatus"]) == ("failed", "73"), known
-        assert known["NRestarts"] == "0"
+        _fails_for_good(service, "73")
         assert ctl(service, "status")["daemon"]["pid"] == pid
     finally:
         service.do("systemctl", "stop", "by-hand")

@@ -37,14 +37,21 @@ async def _named(daemon: Daemon, count: int) -> None:
             await anyio.sleep(0.2)
 
 
+@asynccontextmanager
+async def _two(cluster: RayHead, python: str, folder: Path) -> AsyncIterator[tuple[Daemon, Daemon]]:
+    """Two daemons on one cluster."""
+    async with (
+        casting(cluster, python, folder / "a") as ours,
+        casting(cluster, python, folder / "b") as theirs,
+    ):
+        yield ours, theirs
+
+
 async def test_anothers_node_outlives_what_we_want_no_more(
     cluster: RayHead, cluster_python: str, tmp_path: Path
 ) -> None:
     """It hangs for longer than anybody waits, and has the name; it is not ours to remove."""
-    async with (
-        casting(cluster, cluster_python, tmp_path / "a") as ours,
-        casting(cluster, cluster_python, tmp_path / "b") as theirs,
-    ):
+    async with _two(cluster, cluster_python, tmp_path) as (ours, theirs):
         assert (await theirs.ask("POST", "/api/nodes", {"name": "x"}))[0] == 201
         pid = _pid(cluster, cluster_python, "x")
         async with _frozen(pid):
@@ -68,10 +75,7 @@ async def test_nobody_waits_for_anothers_frozen_node(
     cluster: RayHead, cluster_python: str, tmp_path: Path
 ) -> None:
     """A message to `all` takes as long as those take that are there."""
-    async with (
-        casting(cluster, cluster_python, tmp_path / "a") as ours,
-        casting(cluster, cluster_python, tmp_path / "b") as theirs,
-    ):
+    async with _two(cluster, cluster_python, tmp_path) as (ours, theirs):
         await ours.ask("POST", "/api/nodes", {"name": "near"})
         await theirs.ask("POST", "/api/nodes", {"name": "far"})
         await _named(ours, 2)
